@@ -1,0 +1,1 @@
+"""Hardware-aware neural architecture search: a space, a device and a budget in, a front out."""

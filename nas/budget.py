@@ -1,0 +1,164 @@
+"""Budgets: limits on what a candidate may cost, parsed from what users type."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nas.errors import UsageError, nearest
+
+_BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+# quantity -> (unit that it is kept in, factor of each unit that may be typed)
+QUANTITIES: dict[str, tuple[str, dict[str, float]]] = {
+    "latency": ("ms", {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}),
+    "memory": ("bytes", _BYTES),
+    "weights": ("bytes", _BYTES),
+    "params": ("", {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}),
+    "macs": ("", {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}),
+}
+
+# quantity -> the column of the cost table it limits; latency is judged at its upper bound
+COLUMNS = {
+    "latency": "latency_ms_upper",
+    "memory": "memory_bytes",
+    "weights": "weight_bytes",
+    "params": "params",
+    "macs": "macs",
+}
+
+_PATTERN = re.compile(
+    r"^(?:(?P<name>[a-z_]+)\s*(?P<sign><=?|=|>=?)\s*)?(?P<number>[-+]?[\d.,]+(?:e[-+]?\d+)?)\s*(?P<unit>[a-zµ]*)"
+    r"(?P<relative>\s*\*\s*max)?$",
+    re.IGNORECASE,
+)
+_EXAMPLES = "Write for instance 5ms, latency<=5ms, params<=6M, memory<=320KiB or latency<=0.5*max."
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """An upper limit on one quantity.
+
+    Attributes:
+        quantity: a key of `QUANTITIES`.
+        limit: in the quantity's own unit (ms, bytes, plain), or a share of the space's largest.
+        relative: whether `limit` is a share of the largest candidate's value.
+    """
+
+    quantity: str
+    limit: float
+    relative: bool = False
+
+    @property
+    def column(self) -> str:
+        """The cost that must not exceed the limit."""
+        return COLUMNS[self.quantity]
+
+    def resolved(self, largest: float) -> Budget:
+        """The absolute budget, given the largest candidate's value."""
+        return Budget(self.quantity, self.limit * largest) if self.relative else self
+
+    def __str__(self) -> str:
+        if self.relative:
+            return f"{self.quantity}<={self.limit:g}*max"
+        return f"{self.quantity}<={format_quantity(self.quantity, self.limit).replace(' ', '')}"
+
+
+def parse_budget(text: str) -> Budget:
+    """A budget from what a user typed.
+
+    Raises:
+        UsageError: if it does not parse, lacks its unit, or limits nothing that exists.
+
+    >>> parse_budget("5ms")
+    Budget(quantity='latency', limit=5.0, relative=False)
+    >>> str(parse_budget("memory <= 320 KiB"))
+    'memory<=320KiB'
+    >>> parse_budget("latency<=0.5*max").relative
+    True
+    """
+    match = _PATTERN.match(text.strip())
+    if not match:
+        raise UsageError(f"cannot read the budget {text!r}.", _EXAMPLES)
+    if match["sign"] in (">", ">="):
+        raise UsageError(f"the budget {text!r} is no upper limit.", _EXAMPLES)
+    unit = match["unit"].lower()
+    name = (match["name"] or _quantity_of(unit, text)).lower()
+    if name == "energy":
+        raise UsageError(
+            "no target here has energy figures yet, so energy cannot be limited.",
+            f"Limit one of {', '.join(QUANTITIES)}.",
+        )
+    if name not in QUANTITIES:
+        raise UsageError(
+            f"the budget {text!r} limits nothing known.", nearest(name, QUANTITIES, "quantity").hint
+        )
+    try:
+        number = float(match["number"].replace(",", ""))
+    except ValueError:
+        raise UsageError(f"cannot read the number in the budget {text!r}.", _EXAMPLES) from None
+    if not math.isfinite(number) or number <= 0:
+        raise UsageError(f"the budget {text!r} must be more than zero.", _EXAMPLES)
+    if match["relative"]:
+        if unit:
+            raise UsageError(f"a share of the largest has no unit: {text!r}.", _EXAMPLES)
+        return Budget(name, number, relative=True)
+    factors = QUANTITIES[name][1]
+    if unit not in factors:
+        units = ", ".join(u for u in factors if u)
+        what = f"has no unit {match['unit']!r}" if unit else "needs a unit"
+        raise UsageError(f"{name} {what} in the budget {text!r}.", f"Give one of {units}.")
+    return Budget(name, number * factors[unit])
+
+
+def _quantity_of(unit: str, text: str) -> str:
+    """The quantity that a bare number with a unit means; only latency needs no name."""
+    if unit in QUANTITIES["latency"][1]:
+        return "latency"
+    if not unit:
+        raise UsageError(f"the budget {text!r} has no unit.", _EXAMPLES)
+    raise UsageError(f"the budget {text!r} does not say what it limits.", _EXAMPLES)
+
+
+def parse_budgets(texts: Iterable[str]) -> tuple[Budget, ...]:
+    """Several budgets, at most one a quantity, in the order of `QUANTITIES`.
+
+    Raises:
+        UsageError: as `parse_budget`, or if a quantity is limited twice.
+    """
+    found: dict[str, Budget] = {}
+    for text in texts:
+        budget = parse_budget(text)
+        if budget.quantity in found:
+            raise UsageError(f"{budget.quantity} is limited twice.", "Give each budget once.")
+        found[budget.quantity] = budget
+    return tuple(found[name] for name in QUANTITIES if name in found)
+
+
+def format_quantity(quantity: str, value: float) -> str:
+    """A value with the unit that makes it short to read.
+
+    >>> format_quantity("latency", 0.0523), format_quantity("memory", 327680)
+    ('52.3 us', '320 KiB')
+    >>> format_quantity("params", 5_700_000)
+    '5.7M'
+    """
+    if quantity == "latency":
+        unit, factor = ("ms", 1.0) if value >= 0.995 else ("us", 1e-3)
+        return f"{_digits(value / factor)} {unit}"
+    if quantity in ("memory", "weights"):
+        for unit, factor in (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
+            if value >= factor:
+                return f"{_digits(value / factor)} {unit}"
+        return f"{value:.0f} B"
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{_digits(value / factor)}{unit}"
+    return f"{value:.0f}"
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, without a useless tail."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

@@ -1,0 +1,1 @@
+"""Cost and accuracy predictors with honest errors (floor 3)."""

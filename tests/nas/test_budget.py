@@ -1,0 +1,78 @@
+"""Budgets: what users type, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.budget import QUANTITIES, Budget, parse_budget, parse_budgets
+from nas.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("5ms", Budget("latency", 5.0)),
+        ("0.5 ms", Budget("latency", 0.5)),
+        ("500us", Budget("latency", 0.5)),
+        ("latency<=5ms", Budget("latency", 5.0)),
+        ("latency < 2s", Budget("latency", 2000.0)),
+        ("params<=6M", Budget("params", 6e6)),
+        ("params=150k", Budget("params", 150e3)),
+        ("memory<=320KiB", Budget("memory", 320 * 1024)),
+        ("weights<=1.2MB", Budget("weights", 1.2e6)),
+        ("MACs<=1e6", Budget("macs", 1e6)),
+        ("latency<=0.5*max", Budget("latency", 0.5, relative=True)),
+    ],
+)
+def test_reads_what_users_type(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "cannot read"),
+        ("5", "no unit"),
+        ("fast", "cannot read"),
+        ("latency<=5", "needs a unit"),
+        ("latency<=5KiB", "no unit 'KiB'"),
+        ("5MB", "does not say what it limits"),
+        ("-5ms", "more than zero"),
+        ("0ms", "more than zero"),
+        ("1e999ms", "more than zero"),
+        ("latency>=5ms", "no upper limit"),
+        ("speed<=5ms", "nothing known"),
+        ("energy<=20mJ", "energy"),
+        ("params<=0.5ms*max", "has no unit"),
+        ("1.2.3ms", "cannot read the number"),
+    ],
+)
+def test_refuses_with_a_hint(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        parse_budget(text)
+    assert caught.value.hint
+
+
+def test_a_quantity_is_limited_once() -> None:
+    assert [b.quantity for b in parse_budgets(["params<=6M", "5ms"])] == ["latency", "params"]
+    with pytest.raises(UsageError, match="twice"):
+        parse_budgets(["5ms", "latency<=6ms"])
+
+
+@given(
+    quantity=st.sampled_from(sorted(QUANTITIES)),
+    limit=st.floats(0.01, 900).map(lambda x: float(f"{x:.3g}")),
+    relative=st.booleans(),
+)
+def test_text_reads_back(quantity: str, limit: float, relative: bool) -> None:
+    budget = Budget(quantity, limit if relative or quantity == "latency" else round(limit) + 1.0)
+    budget = Budget(budget.quantity, budget.limit, relative)
+    assert parse_budget(str(budget)).limit == pytest.approx(budget.limit, rel=1e-2)
+    assert parse_budget(str(budget)).quantity == quantity
+
+
+def test_a_share_resolves_against_the_largest() -> None:
+    assert Budget("latency", 0.5, relative=True).resolved(8.0) == Budget("latency", 4.0)
+    assert Budget("latency", 0.5).resolved(8.0) == Budget("latency", 0.5)

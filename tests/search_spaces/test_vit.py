@@ -1,0 +1,170 @@
+"""The vit space: slices equal extracted equal plain equal the reference; counts equal modules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import search_spaces
+from hw_profiles.errors import NotFoundError, UsageError
+from search_spaces.elastic import ELASTIC, Supernet
+from search_spaces.space import SearchSpace
+from search_spaces.vit import from_transformers
+
+SPACE = search_spaces.get("vit", "digits")
+
+
+def random_supernet(space: SearchSpace = SPACE) -> Supernet:
+    """A supernet whose every parameter is random, so that no slice looks like another."""
+    net = space.supernet(0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return net
+
+
+NET = random_supernet()
+
+
+@st.composite
+def architectures(draw: st.DrawFn) -> dict[str, int | float | str]:
+    seed = draw(st.integers(0, 2**32 - 1))
+    return SPACE.choices.decode(SPACE.choices.sample(1, np.random.default_rng(seed))[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(arch=architectures(), training=st.booleans())
+def test_activated_extracted_and_copied_networks_agree(
+    arch: dict[str, int | float | str], training: bool
+) -> None:
+    images = torch.randn(3, *SPACE.input_shape, generator=torch.Generator().manual_seed(2))
+    NET.train(training)
+    before = NET.active
+    plain = NET.extract(arch)
+    assert NET.active == before
+    copied = SPACE.build(arch).train(training)
+    copied.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        activated = NET.activate(arch)(images)
+        torch.testing.assert_close(plain(images), activated, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(copied(images), activated, atol=1e-5, rtol=1e-5)
+    assert plain.training == training
+    assert not any(isinstance(module, ELASTIC) for module in plain.modules())
+    for parameter in plain.parameters():
+        assert parameter.is_contiguous()
+        assert parameter.untyped_storage().nbytes() == parameter.numel() * 4  # owns, no view
+
+
+@settings(max_examples=40, deadline=None)
+@given(arch=architectures())
+def test_workload_counts_the_parameters_of_the_network(
+    arch: dict[str, int | float | str],
+) -> None:
+    counted = sum(op.params for _, op in SPACE.workload(arch))
+    assert counted == sum(p.numel() for p in SPACE.build(arch).parameters())
+
+
+def test_workload_counts_the_macs_that_torch_counts() -> None:
+    arch = SPACE.largest()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        SPACE.build(arch)(torch.zeros(2, *SPACE.input_shape))
+    assert sum(op.op.macs for _, op in SPACE.workload(arch, batch=2)) * 2 == (
+        counter.get_total_flops()
+    )
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "base"])
+def test_large_presets_have_autoformer_sizes(preset: str) -> None:
+    space = search_spaces.get("vit", preset)
+    largest, smallest = space.largest(), space.smallest()
+    expected = {"tiny": ((192, 12), (240, 14)), "small": ((320, 12), (448, 14))}
+    expected["base"] = ((528, 14), (624, 16))
+    assert (smallest["embed"], smallest["depth"]) == expected[preset][0]
+    assert (largest["embed"], largest["depth"]) == expected[preset][1]
+    with torch.device("meta"):
+        network = space.build(largest)
+    assert sum(p.numel() for p in network.parameters()) == sum(
+        op.params for _, op in space.workload(largest)
+    )
+
+
+def test_digits_reaches_from_thousands_to_hundreds_of_thousands() -> None:
+    def params(arch: dict[str, int | float | str]) -> int:
+        return sum(op.params for _, op in SPACE.workload(arch))
+
+    assert 2_000 < params(SPACE.smallest()) < 9_000
+    assert 200_000 < params(SPACE.largest()) < 400_000
+
+
+@pytest.mark.parametrize(("embed", "depth", "ffn"), [(16, 1, "S"), (32, 3, "M"), (64, 6, "XL")])
+def test_uniform_subnets_equal_transformers(embed: int, depth: int, ffn: str) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    hidden = {"S": embed // 2, "M": embed, "XL": 4 * embed}[ffn]
+    reference = ViTForImageClassification(
+        ViTConfig(
+            hidden_size=embed, num_hidden_layers=depth, num_attention_heads=embed // 16,
+            intermediate_size=hidden, image_size=8, patch_size=2, num_channels=1, num_labels=10,
+            layer_norm_eps=1e-6,
+        )
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2)
+    arch: dict[str, int | float | str] = {"embed": embed, "depth": depth}
+    for i in range(depth):
+        arch |= {f"layers.{i}.heads": embed // 16, f"layers.{i}.ffn": ffn}
+    ours = SPACE.build(arch).eval()
+    ours.load_state_dict(from_transformers(reference.state_dict()))
+    net = random_supernet().eval().activate(arch)
+    with torch.no_grad():  # the same weights as a prefix of the supernet's
+        for name, module in net.network.named_modules():
+            if isinstance(module, ELASTIC):
+                for key, part in module.active_state().items():
+                    full = f"{name}.{key}"
+                    if full in ours.state_dict() and part.numel():
+                        _write_prefix(module, key, ours.state_dict()[full])
+        images = torch.randn(4, 1, 8, 8)
+        expected = reference(images).logits
+        torch.testing.assert_close(ours(images), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(net(images), expected, atol=1e-5, rtol=1e-5)
+
+
+def _write_prefix(module: torch.nn.Module, key: str, value: torch.Tensor) -> None:
+    """Put a subnet's tensor where the supernet keeps it, part by part of a fused layer."""
+    full = module.get_parameter(key)
+    parts = getattr(module, "parts", 1)
+    for p, chunk in enumerate(value.chunk(parts)):
+        start = p * (full.shape[0] // parts)
+        full[(slice(start, start + chunk.shape[0]), *map(slice, chunk.shape[1:]))] = chunk
+
+
+def test_from_transformers_names_what_is_missing() -> None:
+    with pytest.raises(UsageError, match=r"cls_token|projection|weight"):
+        from_transformers({"vit.layers.0.nothing": torch.zeros(1)})
+
+
+def test_unknown_space_and_preset_propose_the_nearest() -> None:
+    with pytest.raises(NotFoundError, match="'vit'"):
+        search_spaces.get("vti")
+    with pytest.raises(NotFoundError, match="'digits'"):
+        search_spaces.get("vit", "digit")
+
+
+def test_activate_refuses_what_is_no_architecture() -> None:
+    with pytest.raises(UsageError, match="embed"):
+        NET.activate({**SPACE.smallest(), "embed": 17})
+
+
+def test_describe_is_short_and_tells_architectures_apart() -> None:
+    rng = np.random.default_rng(0)
+    genomes = np.unique(SPACE.choices.sample(300, rng), axis=0)
+    texts = [SPACE.describe(SPACE.choices.decode(g)) for g in genomes]
+    assert len(set(texts)) == len(texts)
+    assert max(map(len, texts)) < 40
