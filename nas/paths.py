@@ -1,0 +1,14 @@
+"""Where the program keeps what it made for later runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+
+def cache_dir() -> Path:
+    """The user's cache folder (`NAS_CACHE` moves it); it may not exist yet."""
+    chosen = os.environ.get("NAS_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("frontier-nas", False)

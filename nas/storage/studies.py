@@ -1,0 +1,334 @@
+"""Studies, trials and what belongs to them: every method is one committed transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+
+from sqlalchemy import Connection, case, delete, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from nas.errors import NotFoundError, StorageError, UsageError, nearest
+from nas.storage.claims import Holder
+from nas.storage.database import Database
+from nas.storage.models import NAME_LENGTH, Artefact, DeviceProfile, Measurement, Study, Trial
+from nas.storage.records import (
+    ArtefactRecord,
+    MeasurementRecord,
+    ProfileRecord,
+    StudyRecord,
+    StudySummary,
+    TrialRecord,
+    utc_now,
+)
+from nas.storage.rows import finite, insert_record, select_records
+
+
+class Studies:
+    """The studies of one database.
+
+    One object is one coordinator: a study that it claimed is refused to every other object, in
+    this process or elsewhere, until it releases it or dies.
+
+    Every method raises `StorageError` where the database fails, and has then written nothing.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._token = uuid.uuid4().hex
+        self._held: set[int] = set()
+
+    # Studies
+
+    def create_study(self, record: StudyRecord) -> StudyRecord:
+        """Store a new study; its profile, if it names one, was saved before.
+
+        Returns:
+            The record with its `id`.
+
+        Raises:
+            StorageError: a study of that name exists, or the profile is not stored.
+            UsageError: the name is empty, too long or has control characters.
+        """
+        if not record.name.isprintable() or not 0 < len(record.name) <= NAME_LENGTH:
+            raise UsageError(
+                f"{record.name[:40]!r} cannot name a study.",
+                f"Use 1 to {NAME_LENGTH} printable characters.",
+            )
+        with self._database.write() as connection:
+            try:
+                ident = insert_record(connection, Study, record, active_at=record.created_at)
+            except IntegrityError as error:
+                raise StorageError(
+                    f"study {record.name!r} cannot be created: there is one of that name, or its "
+                    "device profile is not stored.",
+                    "Resume it, or give this one another name with --study.",
+                ) from error
+        return replace(record, id=ident)
+
+    def find_study(self, name: str) -> StudyRecord:
+        """The study of that name.
+
+        Raises:
+            NotFoundError: there is none; the nearest names are given.
+        """
+        with self._database.read() as connection:
+            found = select_records(connection, StudyRecord, Study, Study.name == name)
+            if found:
+                return found[0]
+            names = connection.execute(select(Study.name)).scalars().all()
+        raise nearest(name, names, "study")
+
+    def list_studies(self) -> list[StudySummary]:
+        """Every study with its counts, the one that was active last first."""
+        counts = select(
+            Trial.study_id, func.count(), func.sum(case((Trial.feasible, 1), else_=0))
+        ).group_by(Trial.study_id)
+        activity = select(Study.id, Study.active_at, Study.holder)
+        with self._database.read() as connection:
+            trials = {study: (all_, ok) for study, all_, ok in connection.execute(counts)}
+            active = {study: (at, holder) for study, at, holder in connection.execute(activity)}
+            studies = select_records(connection, StudyRecord, Study)
+        summaries = []
+        for study in studies:
+            all_, feasible = trials.get(study.id, (0, 0))
+            active_at, holder = active[study.id]
+            held_by = None if holder is None else str(Holder.from_json(holder))
+            summaries.append(StudySummary(study, all_, int(feasible), active_at, held_by))
+        return sorted(summaries, key=lambda summary: summary.active_at, reverse=True)
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study with its trials, measurements and the record of its artefacts.
+
+        Raises:
+            NotFoundError: there is no such study.
+            StorageError: another coordinator runs it.
+        """
+        with self._database.write() as connection:
+            self._refuse_if_held(connection, study_id)
+            connection.execute(delete(Study).where(Study.id == study_id))
+        self._held.discard(study_id)
+
+    # Who runs a study
+
+    def claim(self, study_id: int) -> None:
+        """Become the study's coordinator; a claim of one's own is renewed.
+
+        Raises:
+            NotFoundError: there is no such study.
+            StorageError: another coordinator lives; who and since when is said.
+        """
+        with self._database.write() as connection:
+            self._refuse_if_held(connection, study_id)
+            connection.execute(
+                update(Study)
+                .where(Study.id == study_id)
+                .values(
+                    holder=asdict(Holder.this_process()),
+                    holder_token=self._token,
+                    active_at=utc_now(),
+                )
+            )
+        self._held.add(study_id)
+
+    def renew(self, study_id: int) -> None:
+        """Say that the coordinator lives; `add_trial` does it too.
+
+        Raises:
+            StorageError: another coordinator took the study over.
+        """
+        with self._database.write() as connection:
+            self._touch(connection, study_id)
+
+    def release(self, study_id: int) -> None:
+        """Give the study up; nothing happens if it is not held."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(Study)
+                .where(Study.id == study_id, Study.holder_token == self._token)
+                .values(holder=None, holder_token=None)
+            )
+        self._held.discard(study_id)
+
+    @contextmanager
+    def claimed(self, study_id: int) -> Iterator[None]:
+        """`claim` at the start of a block, `release` at its end."""
+        self.claim(study_id)
+        try:
+            yield
+        finally:
+            self.release(study_id)
+
+    def _refuse_if_held(self, connection: Connection, study_id: int) -> None:
+        row = connection.execute(
+            select(Study.name, Study.holder, Study.holder_token, Study.active_at)
+            .where(Study.id == study_id)
+            .with_for_update()
+        ).one_or_none()
+        if row is None:
+            raise NotFoundError("the study does not exist any more.", "See `nas studies`.")
+        if row.holder is None or row.holder_token == self._token:
+            return
+        holder = Holder.from_json(row.holder)
+        if not holder.is_void(row.active_at):
+            raise StorageError(
+                f"study {row.name!r} is being run by {holder}.",
+                "Wait for it or stop it; a holder that died is replaced by itself.",
+            )
+
+    def _touch(self, connection: Connection, study_id: int) -> None:
+        """Renew the claim, or write beside nobody's: never beside another coordinator."""
+        mine = Study.holder_token == self._token
+        if study_id not in self._held:
+            mine = or_(mine, Study.holder_token.is_(None))
+        touched = connection.execute(
+            update(Study).where(Study.id == study_id, mine).values(active_at=utc_now())
+        )
+        if touched.rowcount == 1:
+            return
+        holder = connection.execute(
+            select(Study.name, Study.holder).where(Study.id == study_id)
+        ).one_or_none()
+        if holder is None:
+            raise NotFoundError("the study does not exist any more.", "See `nas studies`.")
+        who = "nobody" if holder.holder is None else str(Holder.from_json(holder.holder))
+        raise StorageError(
+            f"study {holder.name!r} is not held by this process: it is held by {who}.",
+            "Stop one of the two; the trials that were committed are kept.",
+        )
+
+    # Trials
+
+    def add_trial(self, study_id: int, record: TrialRecord) -> TrialRecord:
+        """Store a trial; it is committed when this returns.
+
+        Returns:
+            The record with its `id`.
+
+        Raises:
+            NotFoundError: there is no such study.
+            StorageError: the study has that number or that key already, another coordinator
+                holds it, or a figure is not finite.
+        """
+        record = replace(record, genome=tuple(int(gene) for gene in record.genome))
+        with self._database.write() as connection:
+            self._touch(connection, study_id)
+            try:
+                ident = insert_record(connection, Trial, record, study_id=study_id)
+            except IntegrityError as error:
+                raise StorageError(
+                    f"the study already has trial {record.number} or its candidate "
+                    f"({record.key}); neither is overwritten.",
+                    "Another process wrote to this study: run the same command again.",
+                ) from error
+        return replace(record, id=ident)
+
+    def trials(self, study_id: int, *, feasible: bool | None = None) -> list[TrialRecord]:
+        """The trials of a study in their order.
+
+        Args:
+            study_id: of the study.
+            feasible: only those that are, or are not, feasible.
+        """
+        wanted = [Trial.study_id == study_id]
+        if feasible is not None:
+            wanted.append(Trial.feasible.is_(feasible))
+        with self._database.read() as connection:
+            return select_records(connection, TrialRecord, Trial, *wanted, order=Trial.number)
+
+    def set_accuracy_test(self, trial_id: int, value: float) -> None:
+        """Keep a trial's accuracy on the test part, in [0, 1].
+
+        Raises:
+            NotFoundError: there is no such trial.
+        """
+        change = update(Trial).where(Trial.id == trial_id).values(accuracy_test=finite(value))
+        with self._database.write() as connection:
+            if connection.execute(change).rowcount != 1:
+                raise NotFoundError(f"there is no trial with id {trial_id}.", "See `nas studies`.")
+
+    # What belongs to a trial
+
+    def add_measurement(self, record: MeasurementRecord) -> MeasurementRecord:
+        """Store a measurement; earlier ones of the same trial stay.
+
+        Raises:
+            NotFoundError: there is no such trial.
+        """
+        with self._database.write() as connection:
+            ident = _insert_for_trial(connection, Measurement, record)
+        return replace(record, id=ident)
+
+    def measurements(self, study_id: int) -> list[MeasurementRecord]:
+        """The measurements of a study's trials, in the order they were made."""
+        wanted = Measurement.trial_id.in_(select(Trial.id).where(Trial.study_id == study_id))
+        with self._database.read() as connection:
+            return select_records(connection, MeasurementRecord, Measurement, wanted)
+
+    def add_artefact(self, record: ArtefactRecord) -> ArtefactRecord:
+        """Store what was exported; what the same trial had at the same path is replaced.
+
+        Raises:
+            NotFoundError: there is no such trial.
+        """
+        with self._database.write() as connection:
+            connection.execute(
+                delete(Artefact).where(
+                    Artefact.trial_id == record.trial_id, Artefact.path == record.path
+                )
+            )
+            ident = _insert_for_trial(connection, Artefact, record)
+        return replace(record, id=ident)
+
+    def artefacts(self, study_id: int) -> list[ArtefactRecord]:
+        """What was exported of a study's trials, in the order of export."""
+        wanted = Artefact.trial_id.in_(select(Trial.id).where(Trial.study_id == study_id))
+        with self._database.read() as connection:
+            return select_records(connection, ArtefactRecord, Artefact, wanted)
+
+    # Device profiles
+
+    def save_profile(self, record: ProfileRecord) -> None:
+        """Store a profile; one of the same fingerprint is the same and stays as it is."""
+        same = select(DeviceProfile.id).where(DeviceProfile.fingerprint == record.fingerprint)
+        with self._database.write() as connection:
+            if connection.execute(same).scalar() is not None:
+                return
+            try:
+                with connection.begin_nested():
+                    insert_record(connection, DeviceProfile, record)
+            except IntegrityError:
+                # Another process stored it between the two statements: unless it did not.
+                if connection.execute(same).scalar() is None:
+                    raise
+
+    def load_profile(self, fingerprint: str) -> ProfileRecord:
+        """The profile with that fingerprint.
+
+        Raises:
+            NotFoundError: it is not stored here.
+        """
+        with self._database.read() as connection:
+            wanted = DeviceProfile.fingerprint == fingerprint
+            found = select_records(connection, ProfileRecord, DeviceProfile, wanted)
+        if not found:
+            raise NotFoundError(
+                f"there is no device profile with fingerprint {fingerprint}.",
+                "Give the profile's file with --target.",
+            )
+        return found[0]
+
+
+def _insert_for_trial(
+    connection: Connection,
+    model: type[Measurement] | type[Artefact],
+    record: MeasurementRecord | ArtefactRecord,
+) -> int:
+    try:
+        return insert_record(connection, model, record)
+    except IntegrityError as error:
+        raise NotFoundError(
+            f"there is no trial with id {record.trial_id}.", "See `nas studies`."
+        ) from error

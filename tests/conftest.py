@@ -1,0 +1,115 @@
+"""A real PostgreSQL server for the run, and a fresh database of each kind for a test."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _server_binaries() -> Path | None:
+    """The folder with `initdb` and `pg_ctl`; Debian keeps it off the PATH."""
+    found = [path for path in [shutil.which("initdb")] if path]
+    found += sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), reverse=True)
+    for path in found:
+        folder = Path(os.path.realpath(path)).parent
+        if (folder / "pg_ctl").exists() and (folder / "postgres").exists():
+            return folder
+    return None
+
+
+def _unprivileged() -> dict[str, Any]:
+    """Arguments of `subprocess.run` for another user where we are root, whom the server refuses."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+    pytest.skip("PostgreSQL does not run as root, and there is no other user to run it as")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """URL of a database on a running server; the server is gone after the run."""
+    binaries = _server_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    who = _unprivileged()
+    home = Path(tempfile.mkdtemp(prefix="nas-pg-"))
+    if who:
+        os.chown(home, who["user"], who["group"])
+    port = _free_port()
+    # No fsync: a test's database need not outlive a power cut.
+    options = f"-c listen_addresses=127.0.0.1 -c fsync=off -p {port} -k {home}"
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "HOME": str(home)}
+
+    def run(program: str, *arguments: str, check: bool = True) -> None:
+        with (home / f"{program}.out").open("ab") as log:
+            done = subprocess.run(
+                [str(binaries / program), "-D", str(home / "data"), *arguments],
+                cwd=home,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=60,
+                **who,
+            )
+        if check and done.returncode != 0:
+            said = "\n".join(path.read_text() for path in home.glob("*.out"))
+            raise RuntimeError(f"{program} failed with {done.returncode}:\n{said}")
+
+    try:
+        run("initdb", "-U", "nas", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions")
+        run("pg_ctl", "start", "-w", "-t", "30", "-o", options)
+        try:
+            yield f"postgresql://nas@127.0.0.1:{port}/postgres"
+        finally:
+            run("pg_ctl", "stop", "-m", "immediate", check=False)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """URL of an empty PostgreSQL database.
+
+    Emptied rather than created for each test: a new one copies a thousand files.
+    """
+    import psycopg
+
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return postgresql_server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a fresh, empty database: once SQLite, once a real PostgreSQL server."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'nas.db'}"
+    url: str = request.getfixturevalue("postgresql_url")
+    return url

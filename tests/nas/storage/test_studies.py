@@ -1,0 +1,263 @@
+"""What goes in comes out, in order, and nothing is overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nas.errors import NotFoundError, StorageError, UsageError
+from nas.storage.records import (
+    ArtefactRecord,
+    MeasurementRecord,
+    ProfileRecord,
+    StudyRecord,
+    TrialRecord,
+)
+from nas.storage.studies import Studies
+
+NewStudy = Callable[..., StudyRecord]
+NewTrial = Callable[..., TrialRecord]
+
+ON_ONE_DATABASE = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+BIG = st.integers(-(2**63), 2**63 - 1)
+MOMENTS = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+OBJECTS = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON, max_size=4)
+
+TRIALS = st.builds(
+    TrialRecord,
+    number=st.just(0),
+    key=st.just(""),
+    genome=st.lists(st.integers(0, 2**40)).map(tuple),
+    architecture=OBJECTS,
+    policy=OBJECTS,
+    state=st.sampled_from(["complete", "failed"]),
+    reason=st.none() | TEXT,
+    accuracy=st.none() | NUMBERS,
+    accuracy_test=st.none() | NUMBERS,
+    latency_ms=st.none() | NUMBERS,
+    latency_ms_upper=st.none() | NUMBERS,
+    memory_bytes=st.none() | BIG,
+    params=st.none() | BIG,
+    weight_bytes=st.none() | BIG,
+    macs=st.none() | BIG,
+    feasible=st.booleans(),
+    origin=OBJECTS,
+    seconds=NUMBERS,
+    created_at=MOMENTS,
+)
+STUDIES = st.builds(
+    StudyRecord,
+    name=st.just(""),
+    space=TEXT,
+    preset=TEXT,
+    target=TEXT,
+    runtime=TEXT,
+    batch_size=st.integers(1, 2**31 - 1),
+    data=TEXT,
+    objectives=st.lists(JSON, max_size=3),
+    budgets=st.lists(JSON, max_size=3),
+    seed=BIG,
+    sampler=TEXT,
+    request=OBJECTS,
+    supernet_fingerprint=TEXT,
+    supernet_digest=TEXT,
+    version=TEXT,
+    profile_fingerprint=st.none(),
+    created_at=MOMENTS,
+)
+
+
+@ON_ONE_DATABASE
+@given(data=st.data())
+def test_study_comes_back_as_it_went_in(studies: Studies, data: st.DataObject) -> None:
+    name = f"étude {len(studies.list_studies())}"
+    stored = studies.create_study(replace(data.draw(STUDIES), name=name))
+    assert studies.find_study(name) == stored
+
+
+@ON_ONE_DATABASE
+@given(drawn=st.lists(TRIALS, min_size=1, max_size=5))
+def test_trials_come_back_as_they_went_in(
+    studies: Studies, new_study: NewStudy, drawn: list[TrialRecord]
+) -> None:
+    study = studies.create_study(new_study(f"study {len(studies.list_studies())}"))
+    stored = [
+        studies.add_trial(study.id, replace(trial, number=number, key=str(number)))
+        for number, trial in enumerate(drawn)
+    ]
+    assert studies.trials(study.id) == stored
+    assert [replace(t, id=0, number=0, key="") for t in stored] == drawn
+
+
+def test_trials_come_in_order_of_their_numbers(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    first, second = (studies.create_study(new_study(name)) for name in "ab")
+    for number in (3, 0, 2, 1):
+        studies.add_trial(first.id, new_trial(number, feasible=number % 2 == 0))
+        studies.add_trial(second.id, new_trial(number + 10))
+    assert [t.number for t in studies.trials(first.id)] == [0, 1, 2, 3]
+    assert [t.number for t in studies.trials(first.id, feasible=True)] == [0, 2]
+    assert [t.number for t in studies.trials(first.id, feasible=False)] == [1, 3]
+
+
+@pytest.mark.parametrize("clash", [{"number": 0}, {"key": "key-0"}])
+def test_duplicate_trial_is_refused(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial, clash: dict[str, Any]
+) -> None:
+    study = studies.create_study(new_study())
+    first = studies.add_trial(study.id, new_trial(0))
+    with pytest.raises(StorageError, match="already has trial"):
+        studies.add_trial(study.id, replace(new_trial(1, accuracy=0.1), **clash))
+    assert studies.trials(study.id) == [first]
+    studies.add_trial(study.id, new_trial(1))  # the refusal left nothing open
+    assert len(studies.trials(study.id)) == 2
+
+
+def test_same_candidate_in_two_studies(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    ids = [studies.create_study(new_study(name)).id for name in "ab"]
+    keys = [studies.add_trial(study, new_trial(0)).key for study in ids]
+    assert keys[0] == keys[1]
+
+
+def test_numpy_figures_are_stored_as_numbers(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    study = studies.create_study(new_study())
+    trial: Any = new_trial(
+        genome=np.array([1, 2]),
+        params=np.int64(7),
+        accuracy=np.float32(0.5),
+        feasible=np.bool_(True),
+        origin={"gain": np.float32(0.25), "index": np.int64(3)},
+    )
+    studies.add_trial(study.id, trial)
+    (back,) = studies.trials(study.id)
+    assert back.genome == (1, 2)
+    assert (back.params, back.accuracy, back.feasible) == (7, 0.5, True)
+    assert back.origin == {"gain": 0.25, "index": 3}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"accuracy": float("nan")},
+        {"latency_ms": float("inf")},
+        {"origin": {"gain": float("nan")}},
+        {"policy": {"layer": object()}},
+        {"params": 2**63},
+        {"state": "running"},
+    ],
+)
+def test_what_cannot_be_stored_is_refused(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial, broken: dict[str, Any]
+) -> None:
+    study = studies.create_study(new_study())
+    with pytest.raises(StorageError):
+        studies.add_trial(study.id, new_trial(**broken))
+    assert studies.trials(study.id) == []
+
+
+def test_unknown_study_gives_the_nearest_names(studies: Studies, new_study: NewStudy) -> None:
+    studies.create_study(new_study("vit-a100-5ms"))
+    with pytest.raises(NotFoundError, match="Did you mean 'vit-a100-5ms'"):
+        studies.find_study("vit-a100-6ms")
+
+
+def test_second_study_of_a_name_is_refused(studies: Studies, new_study: NewStudy) -> None:
+    first = studies.create_study(new_study(seed=1))
+    with pytest.raises(StorageError, match="cannot be created"):
+        studies.create_study(new_study(seed=2))
+    assert studies.find_study(first.name).seed == 1
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, "a\x00b", "a\nb"])
+def test_impossible_names_are_refused(studies: Studies, new_study: NewStudy, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a study"):
+        studies.create_study(new_study(name))
+
+
+def test_list_counts_and_sorts_by_activity(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    old = datetime.now(UTC) - timedelta(days=1)
+    first = studies.create_study(new_study("first", created_at=old))
+    second = studies.create_study(new_study("second", created_at=old + timedelta(hours=1)))
+    assert [s.study for s in studies.list_studies()] == [second, first]
+    for number in range(3):
+        studies.add_trial(first.id, new_trial(number, feasible=number == 0))
+    newest, other = studies.list_studies()
+    assert (newest.study, newest.trials, newest.feasible) == (first, 3, 1)
+    assert (other.study, other.trials, other.feasible) == (second, 0, 0)
+    assert newest.active_at > other.active_at
+
+
+def test_profiles_are_stored_once(studies: Studies, new_study: NewStudy) -> None:
+    profile = ProfileRecord("a100", "abc", {"peaks": {"bf16": 312e12}, "source": "Maße ∑"})
+    with pytest.raises(StorageError, match="profile is not stored"):
+        studies.create_study(new_study(profile_fingerprint="abc"))
+    studies.save_profile(profile)
+    studies.save_profile(replace(profile, name="again"))
+    assert replace(studies.load_profile("abc"), id=0) == profile
+    study = studies.create_study(new_study(profile_fingerprint="abc"))
+    assert studies.find_study(study.name).profile_fingerprint == "abc"
+    with pytest.raises(NotFoundError, match="abd"):
+        studies.load_profile("abd")
+
+
+def test_what_belongs_to_a_trial(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    study, other = (studies.create_study(new_study(name)) for name in "ab")
+    trial = studies.add_trial(study.id, new_trial(0))
+    measured = MeasurementRecord(
+        trial.id, "latency_ms", 0.31, 0.01, None, 50, 3, "this CPU", "onnxruntime", "int8", 1, 1
+    )
+    again = replace(measured, value=0.32, agreement=0.998, threads=None)
+    exported = ArtefactRecord(trial.id, "subnet", "out/0", "a" * 64, 2**40)
+    kept = [studies.add_measurement(record) for record in (measured, again)]
+    studies.add_artefact(exported)
+    artefact = studies.add_artefact(replace(exported, sha256="b" * 64))
+    studies.set_accuracy_test(trial.id, 0.875)
+    assert studies.measurements(study.id) == kept
+    assert studies.artefacts(study.id) == [artefact]
+    assert studies.trials(study.id) == [replace(trial, accuracy_test=0.875)]
+    assert studies.measurements(other.id) == studies.artefacts(other.id) == []
+    studies.delete_study(study.id)
+    assert studies.trials(study.id) == []
+    assert studies.measurements(study.id) == []
+    assert studies.artefacts(study.id) == []
+    assert [s.study.name for s in studies.list_studies()] == ["b"]
+
+
+def test_records_of_what_is_not_there(studies: Studies, new_trial: NewTrial) -> None:
+    measured = MeasurementRecord(9, "latency_ms", 1.0, 0.0, 0.0, 1, 1, "d", "r", "fp32", 1, 1)
+    for attempt in (
+        lambda: studies.add_trial(9, new_trial()),
+        lambda: studies.set_accuracy_test(9, 0.5),
+        lambda: studies.add_measurement(measured),
+        lambda: studies.add_artefact(ArtefactRecord(9, "subnet", "out", "a" * 64, 1)),
+        lambda: studies.delete_study(9),
+        lambda: studies.claim(9),
+    ):
+        with pytest.raises(NotFoundError):
+            attempt()
