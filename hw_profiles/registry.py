@@ -1,0 +1,49 @@
+"""Device profiles by name: the shipped ones, plug-ins, and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+
+from hw_profiles.errors import ProfileError, nearest
+from hw_profiles.profile import DeviceProfile, load_profile
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of every profile that ships, and of those that plug-ins bring.
+
+    A plug-in registers an entry point in the group `nas.devices`: a function without arguments
+    that returns the path of its profile, under the device's name.
+    """
+    folder = Path(str(files("hw_profiles"))) / "data"
+    found = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    for plugin in entry_points(group="nas.devices"):
+        path: Callable[[], Path] = plugin.load()
+        found.setdefault(plugin.name, Path(path()))
+    return found
+
+
+def load(name: str, more: dict[str, Path] | None = None) -> DeviceProfile:
+    """The profile of a name, or of a file where `name` is a path.
+
+    Args:
+        name: of a shipped device or one of `more`, or a path to a profile.
+        more: further names and their files.
+
+    Raises:
+        NotFoundError: if there is neither such a device nor such a file.
+        ProfileError: if the file is no profile.
+    """
+    known = {**shipped(), **(more or {})}
+    if name in known:
+        return load_profile(known[name])
+    path = Path(name).expanduser()
+    if path.suffix == ".json" or "/" in name:
+        if not path.exists():
+            raise ProfileError(
+                f"there is no profile file {name}.", "Make one with `nas profile --out FILE`."
+            )
+        return load_profile(path)
+    raise nearest(name, [*known, "cpu"], "target")

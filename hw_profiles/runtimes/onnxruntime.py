@@ -1,0 +1,76 @@
+"""ONNX Runtime on this CPU: a model and its inputs as a call that can be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime as ort
+
+from hw_profiles.errors import MeasureError
+from hw_profiles.op import Op
+from hw_profiles.runtimes.op_graphs import idle_graph, op_graph
+
+Call = Callable[[], object]
+
+
+def open_session(model: str | bytes, threads: int = 1) -> ort.InferenceSession:
+    """A session on the CPU.
+
+    Args:
+        model: path of a file, or the serialised model.
+        threads: that one call may use. They do not spin between calls: a spinning pool takes the
+            cores of whatever else runs.
+
+    Raises:
+        MeasureError: if the model cannot be run here.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class of their own
+        first = (str(error).splitlines() or [""])[0]
+        raise MeasureError(
+            f"ONNX Runtime refuses the model ({first}).", "Check the versions: `nas doctor`."
+        ) from error
+
+
+def _inputs(session: ort.InferenceSession) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {i.name: rng.standard_normal(i.shape, dtype=np.float32) for i in session.get_inputs()}
+
+
+def model_call(path: str, threads: int = 1) -> Call:
+    """One `session.run` of a model file on fixed random input: what a server sees."""
+    session = open_session(path, threads)
+    inputs = _inputs(session)
+    return lambda: session.run(None, inputs)
+
+
+def _bound_call(model: bytes, threads: int) -> Call:
+    """A run whose inputs and outputs stand ready, so that their handling costs little."""
+    session = open_session(model, threads)
+    binding = session.io_binding()
+    for name, array in _inputs(session).items():
+        binding.bind_cpu_input(name, array)
+    for output in session.get_outputs():
+        array = np.empty(output.shape, np.float32)
+        value = ort.OrtValue.ortvalue_from_numpy(array)
+        binding.bind_ortvalue_output(output.name, value)
+    return lambda: session.run_with_iobinding(binding)
+
+
+def op_call(kind: str, shape: list[int], precision: str, copies: int = 1, threads: int = 1) -> Call:
+    """One run of so many copies of an op."""
+    return _bound_call(
+        op_graph(Op(kind, tuple(shape), precision), copies).SerializeToString(), threads
+    )
+
+
+def idle_call(threads: int = 1) -> Call:
+    """A run that computes nothing."""
+    return _bound_call(idle_graph().SerializeToString(), threads)

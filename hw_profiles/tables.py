@@ -1,0 +1,196 @@
+"""Kernel-timing tables and vendor sheets, read into rows of ops with their times.
+
+The layouts are those of the public tables of ai-dynamo/aiconfigurator: one CSV (plain or gzipped)
+for each op of a device, latencies in milliseconds per call, and one small YAML file of peaks.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from hw_profiles.errors import ProfileError
+from hw_profiles.op import Op
+from hw_profiles.profile import Device
+
+GEMM_COLUMNS = ("gemm_dtype", "m", "n", "k", "latency")
+ATTENTION_COLUMNS = ("attn_dtype", "batch_size", "isl", "num_heads", "head_dim", "latency")
+GEMM_PRECISIONS = {
+    "bfloat16": "bf16",
+    "int8_wo": "int8_wo",
+    "int4_wo": "int4_wo",
+    "sq": "int8",  # SmoothQuant: int8 weights and activations
+}
+MAX_TABLE_BYTES = 256 * 2**20
+MAX_SHEET_BYTES = 2**16
+_HINT = "It needs the columns of a GEMM or attention table; see `nas profile --help`."
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One timed call.
+
+    Attributes:
+        stack: software that made it, as `FRAMEWORK version`.
+        causal: whether an attention looked only backwards (a context attention).
+        kv_heads: key and value heads of an attention; 0 for other ops.
+    """
+
+    op: Op
+    latency_ms: float
+    stack: str
+    causal: bool = False
+    kv_heads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTable:
+    """The usable rows of a table, and how many it held of kinds that no op describes."""
+
+    rows: tuple[TableRow, ...]
+    skipped: int
+
+
+def read_table(path: Path) -> KernelTable:
+    """Read a GEMM, context-attention or encoder-attention table.
+
+    Rows of number types without a precision here (fp8), and attention with a sliding window, an
+    earlier context or a quantized cache, are counted in `skipped`.
+
+    Raises:
+        ProfileError: if the file cannot be read, has other columns, or holds a row that is no
+            valid timing.
+    """
+    reader = csv.DictReader(io.StringIO(_text(path)))
+    columns = set(reader.fieldnames or ())
+    if columns.issuperset(GEMM_COLUMNS):
+        read = _gemm_row
+    elif columns.issuperset(ATTENTION_COLUMNS):
+        read = _attention_row
+    else:
+        raise ProfileError(f"{path} is not a kernel-timing table.", _HINT)
+    rows: list[TableRow] = []
+    skipped = 0
+    for number, record in enumerate(reader, start=2):
+        try:
+            row = read(record)
+        except (KeyError, TypeError, ValueError):
+            raise ProfileError(f"{path} has a malformed row in line {number}.", _HINT) from None
+        if row is None:
+            skipped += 1
+        else:
+            rows.append(row)
+    if not rows:
+        raise ProfileError(f"{path} holds no usable row.", _HINT)
+    return KernelTable(tuple(rows), skipped)
+
+
+def read_sheet(path: Path, name: str, cores: int) -> Device:
+    """Read a vendor's sheet of an NVIDIA GPU.
+
+    Args:
+        name: the device's full name; the sheet does not say it.
+        cores: its streaming multiprocessors; the sheet does not say them either.
+
+    Raises:
+        ProfileError: if the file cannot be read or lacks the bandwidth or the bf16 peak.
+    """
+    values = _gpu_section(_text(path, MAX_SHEET_BYTES))
+    try:
+        peaks = {"bf16": values["bfloat16_tc_flops"]}
+        if "int8_tc_flops" in values:
+            peaks["int8"] = values["int8_tc_flops"]
+        return Device(
+            name=name,
+            vendor="NVIDIA",
+            kind="cuda",
+            cores=cores,
+            memory_bytes=int(values["mem_capacity"]),
+            bandwidth_bytes_per_s=values["mem_bw"],
+            peak_flops=peaks,
+            source=f"vendor sheet {path.name}",
+        )
+    except KeyError as missing:
+        raise ProfileError(
+            f"{path} is not a device sheet (no {missing.args[0]} under gpu).",
+            "It needs mem_bw, mem_capacity and bfloat16_tc_flops under `gpu:`.",
+        ) from None
+
+
+def _gemm_row(record: dict[str, str]) -> TableRow | None:
+    precision = GEMM_PRECISIONS.get(record["gemm_dtype"])
+    if precision is None:
+        return None
+    shape = (int(record["m"]), int(record["k"]), int(record["n"]))
+    return TableRow(Op("linear", shape, precision), _latency_ms(record), _stack(record))
+
+
+def _attention_row(record: dict[str, str]) -> TableRow | None:
+    plain = (
+        record["attn_dtype"] == "bfloat16"
+        and (record.get("kv_cache_dtype") or "bfloat16") == "bfloat16"
+        and not float(record.get("window_size") or 0)
+        and not float(record.get("step") or 0)
+    )
+    if not plain:
+        return None
+    heads, tokens = int(record["num_heads"]), int(record["isl"])
+    shape = (int(record["batch_size"]), heads, tokens, tokens, int(record["head_dim"]))
+    kv_heads = record.get("num_key_value_heads")  # only context tables group queries
+    return TableRow(
+        Op("attention", shape, "bf16"),
+        _latency_ms(record),
+        _stack(record),
+        causal=kv_heads is not None,
+        kv_heads=int(kv_heads) if kv_heads is not None else heads,
+    )
+
+
+def _latency_ms(record: dict[str, str]) -> float:
+    value = float(record["latency"])
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(value)
+    return value
+
+
+def _stack(record: dict[str, str]) -> str:
+    return f"{record.get('framework', '')} {record.get('version', '')}".strip()
+
+
+def _gpu_section(text: str) -> dict[str, float]:
+    """The numbers under `gpu:`; a sheet is plain enough to need no YAML library."""
+    values: dict[str, float] = {}
+    inside = False
+    for line in text.splitlines():
+        line = line.partition("#")[0].rstrip()
+        if not line:
+            continue
+        if not line[0].isspace():
+            inside = line == "gpu:"
+            continue
+        key, colon, value = line.strip().partition(":")
+        if inside and colon:
+            try:
+                values[key] = float(value)
+            except ValueError:
+                continue  # text such as a name: not a peak
+    return values
+
+
+def _text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
+    hint = "Check the path, and that the file is complete."
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(limit + 1)  # bounds what a hostile gzip unpacks to
+        if len(raw) > limit:
+            raise ProfileError(f"{path} is too large.", hint)
+        return raw.decode()
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "not a whole file"
+        raise ProfileError(f"cannot read {path}: {reason}.", hint) from None
+    except UnicodeDecodeError:
+        raise ProfileError(f"{path} is not a text table.", hint) from None

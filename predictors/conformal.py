@@ -1,0 +1,108 @@
+"""A one-sided upper bound of stated coverage from errors on measurements kept out of a fit.
+
+Split conformal prediction with normalised scores (Papadopoulos et al. 2008; Lei et al. 2018):
+the score of a measurement is the log-ratio of measured to predicted, divided by the scale that
+errors have around such a prediction. The bound holds as often as stated for measurements
+exchangeable with the calibration ones, whatever the predictor.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+MIN_SCALE = 1e-3
+
+
+def conformal_quantile(scores: Array, coverage: float) -> float:
+    """The score that a further one stays under with probability of at least `coverage`.
+
+    Raises:
+        ValueError: if there are too few scores to promise that coverage.
+
+    >>> conformal_quantile(np.arange(1.0, 20.0), 0.9)
+    18.0
+    """
+    rank = math.ceil((len(scores) + 1) * coverage)
+    if rank > len(scores):
+        needed = math.ceil(coverage / (1 - coverage) - 1e-9)
+        raise ValueError(f"coverage {coverage:g} needs at least {needed} held-out measurements")
+    return float(np.sort(scores)[rank - 1])
+
+
+class UpperBound:
+    """Upper bound of a positive quantity as a ratio to its prediction.
+
+    Args:
+        coverage: share of measurements that the bound is to hold for.
+        bins: groups of equal size, by predicted value, in which the scale of errors is taken.
+
+    Attributes:
+        positions_: logs of predicted values, ascending, shape (bins,).
+        scales_: median absolute log error around each position, shape (bins,).
+        quantile_: conformal quantile of the normalised scores.
+    """
+
+    def __init__(self, coverage: float = 0.9, bins: int = 8) -> None:
+        self.coverage = coverage
+        self.bins = bins
+
+    def fit(self, predicted: Array, measured: Array) -> UpperBound:
+        """Calibrate on predictions of measurements that their model has not seen.
+
+        Every second measurement sets the scale, the others the quantile, as the guarantee needs.
+
+        Raises:
+            ValueError: if there are too few measurements.
+        """
+        order = np.argsort(predicted, kind="stable")
+        log_predicted = np.log(predicted[order])
+        errors = np.log(measured[order]) - log_predicted
+        groups = np.array_split(np.arange(0, len(order), 2), self.bins)
+        groups = [group for group in groups if len(group)]
+        positions = np.array([np.median(log_predicted[g]) for g in groups])
+        # equal positions (a constant prediction) would make the interpolation ambiguous
+        _, first = np.unique(positions, return_index=True)
+        scales = np.array([np.median(np.abs(errors[g])) for g in groups])
+        # rounded here, so that a bound read back from a profile is the very same
+        self.positions_ = np.round(positions[first], 5)
+        self.scales_ = np.round(np.maximum(scales[first], MIN_SCALE), 6)
+        scores = errors[1::2] / self._scale(log_predicted[1::2])
+        self.quantile_ = conformal_quantile(scores, self.coverage)
+        return self
+
+    def ratio(self, predicted: Array) -> Array:
+        """Upper bound over prediction, at least 1, shape (n,)."""
+        log_ratio = self.quantile_ * self._scale(np.log(predicted))
+        return np.asarray(np.exp(np.maximum(log_ratio, 0.0)))
+
+    def _scale(self, log_predicted: Array) -> Array:
+        return np.asarray(np.interp(log_predicted, self.positions_, self.scales_))
+
+    def to_params(self) -> dict[str, float | list[float]]:
+        """Plain numbers, for a profile."""
+        return {
+            "upper_coverage": self.coverage,
+            "upper_positions": self.positions_.tolist(),
+            "upper_scales": self.scales_.tolist(),
+            "upper_quantile": self.quantile_,
+        }
+
+    @classmethod
+    def from_params(cls, params: dict[str, float | list[float]]) -> UpperBound:
+        """Rebuild what `to_params` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: if the numbers do not fit together.
+        """
+        positions = np.asarray(params["upper_positions"], np.float64)
+        scales = np.asarray(params["upper_scales"], np.float64)
+        if positions.ndim != 1 or positions.shape != scales.shape or not len(positions):
+            raise ValueError("upper_positions and upper_scales must be lists of one length")
+        bound = cls(float(params["upper_coverage"]), len(positions))  # type: ignore[arg-type]
+        bound.positions_, bound.scales_ = positions, scales
+        bound.quantile_ = float(params["upper_quantile"])  # type: ignore[arg-type]
+        return bound

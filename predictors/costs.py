@@ -1,0 +1,191 @@
+"""Costs of whole populations: tables over distinct blocks, summed by array work.
+
+A block's ops depend on the few choices that it reads and on the scheme of each of its layer
+groups. So every distinct block is costed once, and a candidate is a sum of table rows: thousands of
+candidates are predicted by as many gathers as the network has layer groups.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_profiles.op import PRECISIONS, Op
+from predictors.latency import LatencyPredictor
+from search_spaces.choices import ChoiceSet, Genomes
+from search_spaces.space import Block, LayerOp, SearchSpace
+
+Array = NDArray[np.float64]
+
+#: Columns of a cost table. latency_ms_upper is a one-sided bound at the predictor's coverage.
+COLUMNS = ("latency_ms", "latency_ms_upper", "memory_bytes", "params", "weight_bytes", "macs")
+
+
+@dataclass(frozen=True)
+class _BlockTable:
+    """What every distinct block of a kind adds, and the peak it reaches.
+
+    fixed: (combinations, features + 3) of the ops outside any group.
+    groups: for each group (combinations, schemes, features + 3).
+    peak: (combinations,) largest number of activation elements alive at once.
+    """
+
+    fixed: Array
+    groups: tuple[Array, ...]
+    peak: Array
+
+
+class CostModel:
+    """Every cost of any candidate of a space on a target.
+
+    Args:
+        space: the architectures.
+        choices: the joint genome, whose policy choices are named `{block}.{group}`.
+        schemes: precisions offered for the layer groups.
+        latency: the target's latency predictor.
+        batch_size: examples per forward pass.
+        native: precision of everything that no scheme quantizes.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        choices: ChoiceSet,
+        schemes: Sequence[str],
+        latency: LatencyPredictor,
+        batch_size: int = 1,
+        native: str = "fp32",
+    ) -> None:
+        self.space = space
+        self.choices = choices
+        self.schemes = tuple(schemes)
+        self.latency = latency
+        self.batch_size = batch_size
+        self.native = native
+        self._native_bytes = PRECISIONS[native].weight_bits // 8
+        self._tables: dict[str, _BlockTable] = {}
+        for block in space.blocks:
+            if block.kind not in self._tables:
+                self._tables[block.kind] = self._table(block)
+
+    def _table(self, block: Block) -> _BlockTable:
+        axes = [self.choices.choices[self.choices.index(name)].values for name in block.reads]
+        combinations = [
+            self.space.ops(block.kind, self.batch_size, *values)
+            for values in itertools.product(*axes)
+        ]
+        names = list(block.groups)
+        wanted = {  # (group or "", precision) -> ops of each combination
+            (group, scheme): [[o for o in ops if o.group == group] for ops in combinations]
+            for group in ("", *names)
+            for scheme in (self.schemes if group else (self.native,))
+        }
+        calls = {
+            (layer_op, scheme): layer_op.op.at(scheme)
+            for (_, scheme), per_combination in wanted.items()
+            for ops in per_combination
+            for layer_op in ops
+        }
+        distinct = list(dict.fromkeys(calls.values()))  # predicted in one go
+        features = dict(zip(distinct, self.latency.op_features(distinct), strict=True))
+        added = {
+            key: np.concatenate([features[call], self._counts(*key, call)])
+            for key, call in calls.items()
+        }
+        nothing = np.zeros(self.latency.n_features + 3)
+        sums = {
+            (group, scheme): np.array(
+                [sum((added[o, scheme] for o in ops), nothing) for ops in per_combination]
+            )
+            for (group, scheme), per_combination in wanted.items()
+        }
+        groups = tuple(np.stack([sums[g, s] for s in self.schemes], axis=1) for g in names)
+        peak = np.array([max(o.live for o in ops) for ops in combinations], dtype=np.float64)
+        return _BlockTable(sums["", self.native], groups, peak)
+
+    def _counts(self, layer_op: LayerOp, scheme: str, call: Op) -> Array:
+        """Parameters, bytes as stored and MACs of an op, (3,)."""
+        if layer_op.weights is None:
+            stored = call.weight_bytes
+        else:
+            stored = layer_op.weights * self._native_bytes
+        return np.array([layer_op.params, stored, layer_op.op.macs], dtype=np.float64)
+
+    def features(self, genomes: Genomes) -> tuple[Array, Array]:
+        """Summed table rows (n, features + 3) and peak activation elements (n,)."""
+        active = self.choices.active(genomes)
+        total = np.zeros((len(genomes), self.latency.n_features + 3))
+        peak = np.zeros(len(genomes))
+        for block in self.space.blocks:
+            table = self._tables[block.kind]
+            genes = [self.choices.index(name) for name in block.reads]
+            rows = np.flatnonzero(active[:, genes].all(axis=1) & self._exists(block, genomes))
+            mine = genomes if len(rows) == len(genomes) else genomes[rows]
+            row = np.ravel_multi_index(
+                tuple(mine[:, gene] for gene in genes), tuple(self.choices.sizes[genes])
+            )
+            added = table.fixed[row]
+            for group, group_table in zip(block.groups, table.groups, strict=True):
+                scheme = mine[:, self.choices.index(f"{block.name}.{group}")]
+                added += group_table[row, scheme]
+            total[rows] += added
+            peak[rows] = np.maximum(peak[rows], table.peak[row])
+        return total, peak
+
+    def _exists(self, block: Block, genomes: Genomes) -> NDArray[np.bool_]:
+        if block.active is None:
+            return np.ones(len(genomes), dtype=bool)
+        gene = self.choices.index(block.active.choice)
+        values = self.choices.choices[gene].values
+        allowed = np.array([value in block.active.values for value in values])
+        return allowed[genomes[:, gene]]
+
+    def costs(self, genomes: Genomes) -> dict[str, Array]:
+        """Every column of `COLUMNS` for each genome, (n,) each.
+
+        memory_bytes is weights plus the largest activations alive at once, in native precision.
+        """
+        total, peak = self.features(genomes)
+        latency, upper = self.latency.predict(total[:, :-3])
+        params, weight_bytes, macs = total[:, -3:].T
+        memory = weight_bytes + peak * self._native_bytes
+        return dict(zip(COLUMNS, (latency, upper, memory, params, weight_bytes, macs), strict=True))
+
+    def extreme(self, column: str, largest: bool, seed: int = 0) -> tuple[float, NDArray[np.int64]]:
+        """The smallest (or largest) value of a column in the space, and a genome that has it.
+
+        Coordinate descent from the extreme architectures and from the best of a sample: exact
+        where the column is a sum over blocks, a close bound elsewhere.
+        """
+        sign = -1.0 if largest else 1.0
+        value, genome = self.minimise(lambda genomes: sign * self.costs(genomes)[column], seed)
+        return sign * value, genome
+
+    def minimise(
+        self, objective: Callable[[Genomes], Array], seed: int = 0
+    ) -> tuple[float, NDArray[np.int64]]:
+        """The least value of any function of genomes that descent finds, and its genome."""
+        sample = self.choices.sample(2000, np.random.default_rng(seed))
+        sampled = sample[objective(sample).argmin()][None, :]
+        starts = [self.choices.extreme(largest=False), self.choices.extreme(largest=True), sampled]
+        found = [self._descend(start[0], objective) for start in starts]
+        value, best = min(found, key=lambda pair: pair[0])
+        return value, self.choices.canonical(best[None, :])[0]
+
+    def _descend(
+        self, genome: NDArray[np.int64], objective: Callable[[Genomes], Array]
+    ) -> tuple[float, NDArray[np.int64]]:
+        value = np.inf
+        moves = [(g, other) for g, size in enumerate(self.choices.sizes) for other in range(size)]
+        genes, others = np.array(moves).T
+        while True:
+            trial = np.repeat(genome[None, :], len(moves), axis=0)
+            trial[np.arange(len(moves)), genes] = others
+            values = objective(self.choices.canonical(trial))
+            if not values.min() < value - 1e-12 * abs(value if np.isfinite(value) else 0.0):
+                return float(value), genome
+            value, genome = values.min(), trial[values.argmin()]

@@ -1,0 +1,116 @@
+"""Kernel-timing tables and vendor sheets, read from small files and from broken ones."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from hw_profiles.errors import ProfileError
+from hw_profiles.op import Op
+from hw_profiles.tables import read_sheet, read_table
+
+GEMM = """framework,version,kernel_source,gemm_dtype,m,n,k,latency
+TRTLLM,1.0.0,a,bfloat16,17,256,64,0.0031
+VLLM,0.14.0,b,sq,8,48,16,0.0072
+VLLM,0.14.0,b,fp8,8,48,16,0.0050
+"""
+CONTEXT = """framework,version,kernel_source,batch_size,isl,num_heads,num_key_value_heads,\
+head_dim,attn_dtype,kv_cache_dtype,step,latency,window_size
+TRTLLM,1.0.0,a,4,128,12,2,128,bfloat16,bfloat16,0,0.02,0.0
+TRTLLM,1.0.0,a,4,128,12,2,128,bfloat16,bfloat16,0,0.01,1024
+TRTLLM,1.0.0,a,4,128,12,2,128,bfloat16,fp8,0,0.01,
+VLLM,0.14.0,a,4,128,12,2,128,bfloat16,bfloat16,0,0.03,
+"""
+ENCODER = """framework,version,kernel_source,batch_size,isl,num_heads,head_dim,attn_dtype,latency
+VLLM,0.24.0,a,2,197,3,64,bfloat16,0.0076
+"""
+SHEET = """# a comment
+data_dir: data/x # relative
+gpu:
+  name: some text
+  mem_bw: 2039000000000 # 2.039TB/s
+  mem_capacity: 85899345920
+  bfloat16_tc_flops: 312000000000000
+  int8_tc_flops: 624000000000000
+
+node:
+  mem_bw: 1
+"""
+
+
+def _write(folder: Path, text: str, name: str = "table.csv") -> Path:
+    path = folder / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz"])
+def test_products(tmp_path: Path, name: str) -> None:
+    table = read_table(_write(tmp_path, GEMM, name))
+    assert table.skipped == 1  # fp8
+    assert [row.op for row in table.rows] == [
+        Op("linear", (17, 64, 256), "bf16"),
+        Op("linear", (8, 16, 48), "int8"),
+    ]
+    assert [(row.latency_ms, row.stack) for row in table.rows] == [
+        (0.0031, "TRTLLM 1.0.0"),
+        (0.0072, "VLLM 0.14.0"),
+    ]
+
+
+def test_context_attention_is_causal_and_shares_keys(tmp_path: Path) -> None:
+    table = read_table(_write(tmp_path, CONTEXT))
+    assert table.skipped == 2  # a window, a quantized cache
+    assert {row.op for row in table.rows} == {Op("attention", (4, 12, 128, 128, 128), "bf16")}
+    assert all(row.causal and row.kv_heads == 2 for row in table.rows)
+
+
+def test_encoder_attention_is_not_causal(tmp_path: Path) -> None:
+    (row,) = read_table(_write(tmp_path, ENCODER)).rows
+    assert row.op == Op("attention", (2, 3, 197, 197, 64), "bf16")
+    assert (row.causal, row.kv_heads) == (False, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", "not a kernel-timing table"),
+        ("", "not a kernel-timing table"),
+        (GEMM.replace("latency", "time"), "not a kernel-timing table"),
+        (GEMM.replace("0.0072", "quick"), "malformed row in line 3"),
+        (GEMM.replace("0.0072", "-1"), "malformed row in line 3"),
+        (GEMM.replace("0.0072", "nan"), "malformed row in line 3"),
+        (GEMM.replace("8,48,16,0.0072", "0,48,16,0.0072"), "malformed row in line 3"),
+        (GEMM.replace(",48,16,0.0072", ""), "malformed row in line 3"),
+        (GEMM.splitlines()[0] + "\n", "no usable row"),
+    ],
+)
+def test_other_tables_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ProfileError, match=said):
+        read_table(_write(tmp_path, text))
+
+
+def test_files_that_are_not_there_or_not_whole(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="cannot read"):
+        read_table(tmp_path / "missing.csv")
+    whole = _write(tmp_path, GEMM, "table.csv.gz")
+    whole.write_bytes(whole.read_bytes()[:-20])
+    with pytest.raises(ProfileError, match="not a whole file"):
+        read_table(whole)
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ProfileError, match="not a text table"):
+        read_table(tmp_path / "binary.csv")
+
+
+def test_a_sheet(tmp_path: Path) -> None:
+    device = read_sheet(_write(tmp_path, SHEET, "spec.yaml"), "GPU", 108)
+    assert device.bandwidth_bytes_per_s == 2.039e12
+    assert device.peak_flops == {"bf16": 3.12e14, "int8": 6.24e14}
+    assert (device.memory_bytes, device.cores, device.kind) == (80 * 2**30, 108, "cuda")
+
+
+def test_a_sheet_without_its_peak(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="no bfloat16_tc_flops under gpu"):
+        read_sheet(_write(tmp_path, SHEET.replace("bfloat16", "other"), "s.yaml"), "GPU", 1)
