@@ -73,6 +73,7 @@ class SearchSpace(ABC):
         blocks: in the order in which they run.
         input_shape: of one example, (channels, height, width).
         n_classes: outputs.
+        default_data: name of the data set that needs no choice; "" if the user must name one.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class SearchSpace(ABC):
         blocks: tuple[Block, ...],
         input_shape: tuple[int, ...],
         n_classes: int,
+        default_data: str = "",
     ) -> None:
         self.name = name
         self.preset = preset
@@ -90,6 +92,12 @@ class SearchSpace(ABC):
         self.blocks = blocks
         self.input_shape = input_shape
         self.n_classes = n_classes
+        self.default_data = default_data
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an example."""
+        return self.input_shape[0]
 
     @abstractmethod
     def ops(self, kind: str, batch: int, *values: Value) -> list[LayerOp]:

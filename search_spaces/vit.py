@@ -196,7 +196,15 @@ class VitSpace(SearchSpace):
             Block("head", "head", ("embed",), None, {}),
         )
         shape = (sizes.in_channels, sizes.image, sizes.image)
-        super().__init__("vit", preset, ChoiceSet(tuple(choices)), blocks, shape, sizes.n_classes)
+        super().__init__(
+            "vit",
+            preset,
+            ChoiceSet(tuple(choices)),
+            blocks,
+            shape,
+            sizes.n_classes,
+            default_data="digits-hard" if preset == "digits" else "",
+        )
         self.sizes = sizes
 
     def build(self, arch: Architecture) -> nn.Module:

@@ -1,0 +1,196 @@
+"""Where trained supernets are kept: found by the fingerprint of everything that shaped them.
+
+A supernet is a folder `<fingerprint>-<digest>` of `model.safetensors` and `config.json`, in the
+package's own `nas/supernets` or in the user's cache. The digest of the weights tells apart
+trainings of one fingerprint (another time limit), so that a study keeps finding its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import nas
+from nas.data.dataset import Dataset
+from nas.data.dataset import fingerprint as hash_of
+from nas.errors import CheckpointError
+from nas.paths import cache_dir
+from nas.training.checkpoint import check_tensors, read_tensors, write_atomic, write_tensors
+from nas.training.loop import Training
+from nas.training.recipe import Recipe
+from search_spaces.elastic import Supernet
+from search_spaces.space import SearchSpace
+
+SHIPPED = Path(nas.__file__).parent / "supernets"
+DIGEST_DIGITS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedSupernet:
+    """A supernet with its weights.
+
+    Attributes:
+        network: in evaluation mode, the largest subnet active.
+        fingerprint: of what shaped it.
+        digest: SHA-256 of its weights file.
+        config: its `config.json`: recipe, history of each epoch, accuracies, versions.
+        path: of its folder.
+    """
+
+    network: Supernet
+    fingerprint: str
+    digest: str
+    config: dict[str, Any]
+    path: Path
+
+
+def supernet_fingerprint(space: SearchSpace, data: Dataset, recipe: Recipe, seed: int) -> str:
+    """Hash of space, preset, choices, input, classes, data, recipe and seed.
+
+    A time limit is not in it: it decides how far the same training came.
+    """
+    return hash_of(
+        {
+            "space": space.name,
+            "preset": space.preset,
+            "choices": [[choice.name, list(choice.values)] for choice in space.choices.choices],
+            "input_shape": list(space.input_shape),
+            "n_classes": space.n_classes,
+            "data": data.fingerprint,
+            "recipe": asdict(recipe),
+            "seed": seed,
+        }
+    )
+
+
+def user_store() -> Path:
+    """The folder of the supernets that were trained on this machine."""
+    return cache_dir() / "supernets"
+
+
+def find_supernet(
+    space: SearchSpace,
+    data: Dataset,
+    recipe: Recipe,
+    seed: int,
+    *,
+    digest: str | None = None,
+    folders: tuple[Path, ...] | None = None,
+) -> TrainedSupernet | None:
+    """The supernet trained for this, or None.
+
+    Of several in the cache it is the one that was trained last; what ships comes before.
+
+    Args:
+        space: of the subnets.
+        data: it was trained on.
+        recipe: it was trained by.
+        seed: of its training.
+        digest: of the weights, where one special training is wanted.
+        folders: searched in this order; by default what ships, then the user's cache.
+
+    Raises:
+        CheckpointError: if the one found is truncated or foreign.
+    """
+    fingerprint = supernet_fingerprint(space, data, recipe, seed)
+    pattern = f"{fingerprint}-{digest[:DIGEST_DIGITS] if digest else '*'}"
+    for folder in folders or (SHIPPED, user_store()):
+        found = [_config(path) for path in folder.glob(f"{pattern}/config.json")]
+        if found:
+            path, config = max(found, key=lambda each: str(each[1].get("trained")))
+            return load_supernet(space, path, config)
+    return None
+
+
+def load_supernet(
+    space: SearchSpace, path: Path, config: dict[str, Any] | None = None
+) -> TrainedSupernet:
+    """The supernet of a folder.
+
+    Raises:
+        CheckpointError: if the folder is not a whole supernet of this space.
+    """
+    config = config or _config(path / "config.json")[1]
+    weights = path / "model.safetensors"
+    try:
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(
+            f"{weights} cannot be read ({error.strerror}).", "Train anew with --retrain."
+        ) from None
+    if digest != config.get("sha256"):
+        raise CheckpointError(
+            f"{weights} is truncated or not the file that {path / 'config.json'} describes.",
+            f"Delete {path} and train anew.",
+        )
+    tensors, _ = read_tensors(weights)
+    network = space.supernet(0)
+    check_tensors(weights, tensors, network.network.state_dict())
+    network.network.load_state_dict(tensors)
+    return TrainedSupernet(network.eval(), str(config["fingerprint"]), digest, config, path)
+
+
+def save_supernet(
+    trained: Training, data: Dataset, recipe: Recipe, seed: int, folder: Path
+) -> TrainedSupernet:
+    """Keep a finished training in a folder of supernets.
+
+    Raises:
+        CheckpointError: if the folder cannot be written.
+    """
+    space = trained.network.space
+    fingerprint = supernet_fingerprint(space, data, recipe, seed)
+    staged = folder / f"{fingerprint}.safetensors"
+    state = trained.network.network.state_dict()
+    write_tensors(staged, state, {"fingerprint": fingerprint})
+    digest = hashlib.sha256(staged.read_bytes()).hexdigest()
+    path = folder / f"{fingerprint}-{digest[:DIGEST_DIGITS]}"
+    config: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "sha256": digest,
+        "space": space.name,
+        "preset": space.preset,
+        "choices": {choice.name: list(choice.values) for choice in space.choices.choices},
+        "input_shape": list(space.input_shape),
+        "data": data.name,
+        "data_fingerprint": data.fingerprint,
+        "class_names": list(data.class_names),
+        "preprocessing": dict(data.preprocessing),
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "accuracy_largest": trained.history[-1]["accuracy_largest"],
+        "accuracy_smallest": trained.history[-1]["accuracy_smallest"],
+        # A time limit also bounds how many images the last evaluation sees.
+        "accuracy_part": "validation" + (", a sample" if trained.ended_by == "time" else ""),
+        "history": trained.history,
+        "seconds": trained.seconds,
+        "ended_by": trained.ended_by,
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "trained": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    # The record last: a folder without one is not a supernet, whatever stopped the writing.
+    write_atomic(path / "model.safetensors", staged.read_bytes())
+    write_atomic(path / "config.json", json.dumps(config, indent=1).encode())
+    staged.unlink()
+    return TrainedSupernet(trained.network.eval(), fingerprint, digest, config, path)
+
+
+def _config(path: Path) -> tuple[Path, dict[str, Any]]:
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}).", f"Delete {path.parent} and train anew."
+        ) from None
+    if not isinstance(config, dict) or not {"fingerprint", "sha256"} <= config.keys():
+        raise CheckpointError(
+            f"{path} describes no supernet.", f"Delete {path.parent} and train anew."
+        )
+    return path.parent, config

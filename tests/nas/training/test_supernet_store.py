@@ -1,0 +1,152 @@
+"""Supernets are found by what shaped them, and refused when they are not whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import search_spaces
+from nas.data import Dataset, load_dataset
+from nas.errors import CheckpointError
+from nas.events import Event
+from nas.training import Recipe, TrainedSupernet, find_supernet, obtain_supernet, train_supernet
+from nas.training.checkpoint import read_tensors, write_tensors
+from nas.training.loop import accuracy
+from nas.training.store import SHIPPED, load_supernet, supernet_fingerprint
+from search_spaces.space import SearchSpace
+
+SHAPES = st.lists(st.integers(0, 4), max_size=3)
+TYPES = st.sampled_from([torch.float32, torch.int64, torch.uint8, torch.bfloat16])
+
+
+@given(
+    tensors=st.dictionaries(st.text("abc.", min_size=1), st.tuples(SHAPES, TYPES), max_size=4),
+    record=st.dictionaries(st.text(), st.integers() | st.text() | st.none(), max_size=3),
+)
+@settings(max_examples=25, deadline=None)
+def test_tensors_and_record_come_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    tensors: dict[str, tuple[list[int], torch.dtype]],
+    record: dict[str, object],
+) -> None:
+    path = tmp_path_factory.mktemp("file") / "checkpoint"
+    given_ = {name: torch.randn(shape).to(dtype) for name, (shape, dtype) in tensors.items()}
+    write_tensors(path, given_, record)
+    found, found_record = read_tensors(path)
+    assert found_record == record
+    assert found.keys() == given_.keys()
+    for name, tensor in given_.items():
+        assert found[name].dtype == tensor.dtype
+        assert found[name].equal(tensor)
+
+
+def test_found_again_with_the_same_weights(
+    tiny: Recipe, kept: TrainedSupernet, space: SearchSpace, data: Dataset
+) -> None:
+    folders = (kept.path.parent,)
+    found = find_supernet(space, data, tiny, 0, folders=folders)
+    assert found is not None
+    assert (found.digest, found.fingerprint) == (kept.digest, kept.fingerprint)
+    image = data.test.images[:4]
+    assert found.network(image).equal(kept.network.activate(space.largest())(image))
+    assert found.config["history"] == kept.config["history"]
+    assert find_supernet(space, data, tiny, 0, digest="0" * 64, folders=folders) is None
+    assert find_supernet(space, data, tiny, 1, folders=folders) is None
+    assert not list(folders[0].glob("*.unfinished"))
+
+
+def test_fingerprint_is_of_everything_that_shaped_it(
+    tiny: Recipe, space: SearchSpace, data: Dataset
+) -> None:
+    fingerprints = {
+        supernet_fingerprint(space, data, tiny, 0),
+        supernet_fingerprint(space, data, tiny, 1),
+        supernet_fingerprint(space, data, replace(tiny, version=2), 0),
+        supernet_fingerprint(space, load_dataset("digits-hard"), tiny, 0),
+        supernet_fingerprint(search_spaces.get("vit", n_classes=3), data, tiny, 0),
+    }
+    assert len(fingerprints) == 5
+
+
+@pytest.fixture
+def copy(kept: TrainedSupernet, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(kept.path, tmp_path / kept.path.name))
+
+
+def test_truncated_weights_are_refused(
+    tiny: Recipe, copy: Path, space: SearchSpace, data: Dataset
+) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="truncated"):
+        find_supernet(space, data, tiny, 0, folders=(copy.parent,))
+
+
+def test_weights_of_another_network_are_refused(kept: TrainedSupernet) -> None:
+    with pytest.raises(CheckpointError, match=r"head\.\w+ is"):
+        load_supernet(search_spaces.get("vit", "digits", n_classes=3), kept.path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"sha256": "0"}'])
+def test_damaged_record_is_refused(copy: Path, space: SearchSpace, text: str) -> None:
+    (copy / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_supernet(space, copy)
+
+
+def test_missing_weights_are_refused(copy: Path, space: SearchSpace) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_supernet(space, copy)
+
+
+def test_folder_that_cannot_be_made_is_refused_before_training(
+    space: SearchSpace, data: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="NAS_CACHE"):
+        train_supernet(space, data, Recipe(), 0, folder=tmp_path / "file" / "supernets")
+
+
+def test_obtain_trains_once_and_retrains_when_asked(
+    space: SearchSpace, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path))
+    told: list[Event] = []
+    one = obtain_supernet(space, data, time_limit_s=0.5, listener=told.append)
+    assert told
+    assert told[-1].done == told[-1].total
+    assert all(event.stage == "train" for event in told)
+    told.clear()
+    assert obtain_supernet(space, data, time_limit_s=0.5, listener=told.append).digest == one.digest
+    assert not told
+    two = obtain_supernet(space, data, time_limit_s=1.5, retrain=True)
+    assert two.digest != one.digest
+    assert obtain_supernet(space, data, digest=one.digest).digest == one.digest
+    with pytest.raises(CheckpointError, match="not on this machine"):
+        obtain_supernet(space, data, digest="f" * 64)
+
+
+def test_shipped_supernet_is_the_default_one_and_ranks_architectures(space: SearchSpace) -> None:
+    hard = load_dataset("digits-hard")
+    shipped = find_supernet(space, hard, Recipe(), 0, folders=(SHIPPED,))
+    assert shipped is not None
+    assert sum(file.stat().st_size for file in shipped.path.iterdir()) <= 4_000_000
+    shallow = {"embed": 64, "depth": 1, "layers.0.heads": 4, "layers.0.ffn": "XL"}
+    found = {
+        "largest": accuracy(shipped.network, space.largest(), hard.validation),
+        "smallest": accuracy(shipped.network, space.smallest(), hard.validation),
+        "shallow": accuracy(shipped.network, shallow, hard.validation),
+    }
+    assert found["largest"] > 0.9
+    assert found["smallest"] < 0.7
+    assert found["shallow"] < found["largest"] - 0.1
+    record = json.loads((shipped.path / "config.json").read_text())
+    assert found["largest"] == pytest.approx(record["accuracy_largest"], abs=0.002)

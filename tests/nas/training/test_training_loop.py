@@ -1,0 +1,151 @@
+"""Training learns, ends in time, continues where it stood, and stops at a loss that is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import search_spaces
+from nas.data import Dataset, load_dataset
+from nas.errors import CheckpointError, UsageError
+from nas.training import Progress, Recipe
+from nas.training.loop import TrainingError, accuracy, fit, threads_for
+from search_spaces.space import SearchSpace
+
+
+class _Interrupted(Exception):
+    pass
+
+
+def _stop_at(epoch: int, step: int) -> Callable[[Progress], None]:
+    def progress(now: Progress) -> None:
+        if (now.epoch, now.step) == (epoch, step):
+            raise _Interrupted
+
+    return progress
+
+
+def test_learns_above_chance_and_tells_its_progress(space: SearchSpace, data: Dataset) -> None:
+    told: list[Progress] = []
+    recipe = Recipe(epochs=2, images_per_epoch=800, batch_size=16, random_subnets=1)
+    trained = fit(space, data, recipe, seed=0, progress=told.append)
+    assert trained.history[-1]["accuracy_largest"] > 0.4  # chance is 0.1
+    assert trained.history[-1]["loss"] < trained.history[0]["loss"]
+    assert accuracy(trained.network, space.largest(), data.test) > 0.4
+    assert len(told) == 2 * (told[0].steps + 1)
+    assert [p.share for p in told] == sorted(p.share for p in told)
+    assert told[-1].share == 1
+    assert told[-1].accuracy_largest == trained.history[-1]["accuracy_largest"]
+    assert trained.ended_by == "epochs"
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(2, 1), (3, 2)])
+def test_interrupted_and_continued_ends_in_the_same_weights(
+    tiny: Recipe, space: SearchSpace, data: Dataset, tmp_path: Path, epoch: int, step: int
+) -> None:
+    recipe = replace(tiny, epochs=3)
+    whole = fit(space, data, recipe, seed=3)
+    checkpoint = tmp_path / "unfinished"
+    with pytest.raises(_Interrupted):
+        fit(
+            space,
+            data,
+            recipe,
+            seed=3,
+            progress=_stop_at(epoch, step),
+            checkpoint=checkpoint,
+        )
+    torch.manual_seed(99)  # a new process has another global generator
+    parts = fit(space, data, recipe, seed=3, checkpoint=checkpoint)
+    assert len(parts.history) == 3
+    for name, weight in whole.network.state_dict().items():
+        assert weight.equal(parts.network.state_dict()[name]), name
+
+
+def test_another_seed_ends_in_other_weights(
+    tiny: Recipe, space: SearchSpace, data: Dataset
+) -> None:
+    recipe = replace(tiny, epochs=1)
+    one, two = (fit(space, data, recipe, seed).network.state_dict() for seed in (0, 1))
+    assert not all(one[name].equal(two[name]) for name in one)
+
+
+def test_time_limit_ends_a_long_training_with_a_rate_of_zero(
+    tiny: Recipe, space: SearchSpace, data: Dataset
+) -> None:
+    told: list[Progress] = []
+    began = time.monotonic()
+    trained = fit(
+        space,
+        data,
+        replace(tiny, epochs=100_000),
+        seed=0,
+        time_limit_s=1.0,
+        progress=told.append,
+    )
+    assert trained.ended_by == "time"
+    assert told[-1].share == 1
+    assert told[-1].seconds_left == 0
+    assert trained.history[-1]["accuracy_largest"] >= 0
+    assert time.monotonic() - began < 60  # it ends at all
+
+
+def test_loss_that_is_no_number_names_the_step(
+    tiny: Recipe, space: SearchSpace, data: Dataset
+) -> None:
+    wild = replace(tiny, learning_rate=1e30, warmup=1e-9)
+    with pytest.raises(TrainingError, match=r"step \d+ of epoch 1"):
+        fit(space, data, wild, seed=0)
+
+
+def test_checkpoint_of_another_training_is_refused(
+    tiny: Recipe, space: SearchSpace, data: Dataset, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "unfinished"
+    with pytest.raises(_Interrupted):
+        fit(
+            space,
+            data,
+            tiny,
+            seed=0,
+            progress=_stop_at(2, 1),
+            checkpoint=checkpoint,
+        )
+    with pytest.raises(CheckpointError, match="another training"):
+        fit(space, data, tiny, seed=1, checkpoint=checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        fit(space, data, tiny, seed=0, checkpoint=checkpoint)
+
+
+def test_data_must_fit_the_space(tiny: Recipe, space: SearchSpace) -> None:
+    other = search_spaces.get("vit", "digits", n_classes=3)
+    with pytest.raises(UsageError, match="3 classes"):
+        fit(other, load_dataset("digits"), tiny, seed=0)
+    with pytest.raises(UsageError, match="train-time"):
+        fit(space, load_dataset("digits"), tiny, seed=0, time_limit_s=0.0)
+
+
+def test_rate_rises_and_falls() -> None:
+    recipe = Recipe()
+    assert recipe.rate(0) == 0
+    assert recipe.rate(recipe.warmup) == pytest.approx(recipe.learning_rate)
+    assert recipe.rate(1) == pytest.approx(0)
+
+
+def test_small_networks_train_in_one_thread(space: SearchSpace) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads_for(space.supernet(0)):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with threads_for(torch.nn.Linear(1000, 1000)):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
