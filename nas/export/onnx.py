@@ -1,0 +1,243 @@
+"""A plain network as ONNX, and its quantization policy applied for real.
+
+The quantized operators are put into the graph here, not by ONNX Runtime's tools: those skip
+unknown node names silently and choose 8-bit weights, which overflow on x86 without VNNI.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import nn
+
+from hw_profiles.errors import nearest
+from nas.errors import ExportError
+from nas.quantization.graph import COUNTS, MICROSOFT, GraphLinear, quantized_nodes
+from nas.quantization.schemes import Scheme, get_scheme
+
+INPUT, OUTPUT = "images", "logits"
+OPSET = 20
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """The exporter reports progress and foreign operators that no user asked about."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def export_onnx(
+    network: nn.Module, input_shape: Sequence[int], batch_size: int = 1
+) -> onnx.ModelProto:
+    """A plain network in evaluation mode as an ONNX model of one fixed batch size.
+
+    The matrix product of every linear module is named as the module is, such as
+    `layers.0.attention.qkv`; input `images` (batch, *input_shape), output `logits`.
+
+    Raises:
+        ExportError: if the network cannot be traced.
+    """
+    training = network.training
+    some = next(network.parameters())
+    example = torch.zeros(batch_size, *input_shape, dtype=some.dtype, device=some.device)
+    try:
+        with _silenced(), torch.no_grad():
+            program = torch.onnx.export(
+                network.eval(),
+                (example,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ExportError(
+            f"this network cannot be exported to ONNX ({first}).",
+            "Its forward must be traceable by torch.export.",
+        ) from error
+    finally:
+        network.train(training)
+    if program is None:
+        raise ExportError("the ONNX exporter gave no model.", "Check the versions: `nas doctor`.")
+    model = program.model_proto
+    _name_linears(model, network)
+    _strip(model)
+    return model
+
+
+def _name_linears(model: onnx.ModelProto, network: nn.Module) -> None:
+    """Name each linear's product after its module, by the scopes that the exporter leaves."""
+    linears = {name for name, m in network.named_modules() if isinstance(m, nn.Linear)}
+    named = set()
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gemm"):
+            scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "")
+            for name in linears:
+                if f"'{name}'" in scopes:
+                    node.name = name
+                    named.add(name)
+    if missing := sorted(linears - named):
+        raise ExportError(
+            f"the exporter's graph does not show the linear layer {missing[0]}.",
+            "Check the versions of torch and onnxscript: `nas doctor`.",
+        )
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: they hold stack traces with this machine's paths."""
+    graph = model.graph
+    for holder in (model, graph, *graph.node, *graph.initializer, *graph.value_info):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+
+
+# --- quantization -------------------------------------------------------------------------------
+
+
+def planned(
+    policy: Mapping[str, str], group_modules: Mapping[str, Sequence[str]], runtime: str
+) -> dict[str, Scheme]:
+    """Module name -> scheme, of the modules that a policy quantizes.
+
+    Raises:
+        NotFoundError: if a group, or a scheme of the runtime, is unknown.
+    """
+    plan: dict[str, Scheme] = {}
+    for group, name in policy.items():
+        if group not in group_modules:
+            raise nearest(group, group_modules, "layer group")
+        scheme = get_scheme(runtime, name)
+        if not scheme.is_native:
+            plan |= dict.fromkeys(group_modules[group], scheme)
+    return plan
+
+
+def quantize_onnx(
+    model: onnx.ModelProto,
+    policy: Mapping[str, str],
+    group_modules: Mapping[str, Sequence[str]],
+    runtime: str = "onnxruntime",
+) -> onnx.ModelProto:
+    """A copy of a model from `export_onnx` whose linears are held as the policy says.
+
+    Args:
+        model: float32, its linears named after their modules.
+        policy: scheme name for each layer group; groups that it does not name stay float32.
+        group_modules: layer group -> names of its modules (`SearchSpace.group_modules`).
+        runtime: whose schemes they are. What is not quantized stays float32, also where the
+            runtime's native type is bfloat16.
+
+    Raises:
+        NotFoundError: if a group or scheme is unknown.
+        ExportError: if a module of the policy is not in the graph.
+    """
+    plan = planned(policy, group_modules, runtime)
+    quantized = onnx.ModelProto()
+    quantized.CopyFrom(model)
+    graph = quantized.graph
+    products = {n.name: n for n in graph.node if n.op_type in ("MatMul", "Gemm")}
+    if missing := [name for name in plan if name not in products]:
+        raise ExportError(
+            f"the graph has no linear layer {missing[0]}.",
+            "Give the policy of this very network, with its active groups only.",
+        )
+    replaced: dict[str, list[onnx.NodeProto]] = {}
+    dropped: set[str] = set()
+    for name, scheme in plan.items():
+        linear = GraphLinear.find(graph, products[name])
+        nodes, arrays = quantized_nodes(linear, scheme)
+        graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+        replaced[linear.nodes[0].output[0]] = nodes
+        dropped |= {n.output[0] for n in linear.nodes}
+    kept = []
+    for node in graph.node:
+        kept += replaced.get(node.output[0], [] if node.output[0] in dropped else [node])
+    del graph.node[:]
+    graph.node.extend(kept)
+    used = {name for node in kept for name in node.input}
+    weights = [i for i in graph.initializer if i.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
+    del graph.value_info[:]  # shapes inferred for tensors that are gone
+    if plan and all(o.domain != MICROSOFT for o in quantized.opset_import):
+        quantized.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return quantized
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def count_quantized(model: onnx.ModelProto, runtime: str = "onnxruntime") -> dict[str, int]:
+    """How many linears a graph really holds in each quantized scheme of a runtime."""
+    found = Counter(node.op_type for node in model.graph.node)
+    return {name: n for name, n in COUNTS[runtime](found).items() if n}
+
+
+def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that an ONNX Runtime session really runs after its optimisations."""
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimised.onnx"
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(path)
+        try:
+            ort.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions share no base class of their own
+            first = (str(error).splitlines() or [""])[0]
+            raise ExportError(
+                f"ONNX Runtime refuses the model ({first}).", "Check the versions: `nas doctor`."
+            ) from error
+        return onnx.load(path)
+
+
+def check_quantized(
+    model: onnx.ModelProto,
+    policy: Mapping[str, str],
+    group_modules: Mapping[str, Sequence[str]],
+    runtime: str = "onnxruntime",
+) -> dict[str, int]:
+    """Check that the policy's operators are there: in the file and, where ONNX Runtime is the
+    target's runtime, in its session's own graph.
+
+    Returns:
+        number of linears in each quantized scheme.
+
+    Raises:
+        ExportError: if the numbers differ from the policy's.
+    """
+    expected = dict(Counter(s.name for s in planned(policy, group_modules, runtime).values()))
+    graphs = {"file": model}
+    if runtime == "onnxruntime":
+        graphs["session"] = optimised(model)
+    for where, graph in graphs.items():
+        found = count_quantized(graph, runtime)
+        if found != expected:
+            raise ExportError(
+                f"the policy asks for {expected} quantized layers, the {where} has {found}.",
+                "Export again; if it stays so, report the versions: `nas doctor`.",
+            )
+    return expected

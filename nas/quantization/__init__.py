@@ -1,0 +1,1 @@
+"""Quantization schemes and each runtime's arithmetic, simulated on the supernet."""

@@ -1,0 +1,226 @@
+"""The ONNX nodes of one linear layer under each scheme."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from torch import Tensor
+
+from nas.quantization.arithmetic import block_int4, channel_int8, symmetric_rows, tinygemm_int4
+from nas.quantization.schemes import (
+    GRAPH_INT4,
+    GRAPH_INT8,
+    GRAPH_INT8_WO,
+    ORT_INT4,
+    ORT_INT8,
+    Scheme,
+)
+
+MICROSOFT = "com.microsoft"
+Parts = tuple[list[onnx.NodeProto], dict[str, NDArray[np.generic]]]
+
+
+@dataclass(frozen=True)
+class GraphLinear:
+    """A linear layer of a graph, y = x W^T + b.
+
+    Attributes:
+        name: of its module.
+        x, output, bias: names of tensors; the bias may be "".
+        weight: (out, in) float32.
+        nodes: that compute it, the product first.
+    """
+
+    name: str
+    x: str
+    output: str
+    bias: str
+    weight: Tensor
+    nodes: tuple[onnx.NodeProto, ...]
+
+    @classmethod
+    def find(cls, graph: onnx.GraphProto, product: onnx.NodeProto) -> GraphLinear:
+        """The layer around its MatMul or Gemm node."""
+        held = {i.name: i for i in graph.initializer}
+        transposed = any(a.name == "transB" and a.i for a in product.attribute)
+        weight = torch.from_numpy(numpy_helper.to_array(held[product.input[1]]).copy())
+        nodes = [product]
+        bias = product.input[2] if len(product.input) > 2 else ""
+        users = [n for n in graph.node if product.output[0] in n.input]
+        if not bias and len(users) == 1 and users[0].op_type == "Add":
+            (other,) = [i for i in users[0].input if i != product.output[0]] or [""]
+            if other in held and len(held[other].dims) == 1:
+                bias = other
+                nodes.append(users[0])
+        return cls(
+            product.name,
+            product.input[0],
+            nodes[-1].output[0],
+            bias,
+            (weight if transposed else weight.T).contiguous(),
+            tuple(nodes),
+        )
+
+    def biased(self, product: str) -> list[onnx.NodeProto]:
+        """The node that adds the bias to a product of that name, if there is a bias."""
+        if not self.bias:
+            return []
+        return [helper.make_node("Add", [product, self.bias], [self.output], f"{self.name}.bias")]
+
+    @property
+    def product(self) -> str:
+        """Name of the product before the bias."""
+        return f"{self.name}.product" if self.bias else self.output
+
+
+def _bytes(q: Tensor) -> NDArray[np.generic]:
+    """Integers (out, in) as int8 (in, out)."""
+    return np.ascontiguousarray(q.T.numpy().astype(np.int8))
+
+
+def _packed(codes: Tensor) -> NDArray[np.generic]:
+    """Codes in 0..15 of shape (out, blocks, block) as bytes (out, blocks, block / 2)."""
+    c = codes.numpy().astype(np.uint8)
+    packed: NDArray[np.generic] = c[..., 0::2] | (c[..., 1::2] << 4)
+    return packed
+
+
+def _ort_int8(linear: GraphLinear) -> Parts:
+    q, scale = channel_int8(linear.weight)
+    name = linear.name
+    inputs = [linear.x, f"{name}.q", f"{name}.scale", "", linear.bias]
+    node = helper.make_node(
+        "DynamicQuantizeMatMul", inputs, [linear.output], name, domain=MICROSOFT
+    )
+    return [node], {f"{name}.q": _bytes(q), f"{name}.scale": scale.numpy()}
+
+
+def _matmul_nbits(linear: GraphLinear, block: int, inputs: list[str]) -> list[onnx.NodeProto]:
+    node = helper.make_node(
+        "MatMulNBits",
+        [linear.x, *inputs],
+        [linear.product],
+        linear.name,
+        domain=MICROSOFT,
+        K=linear.weight.shape[1],
+        N=linear.weight.shape[0],
+        bits=4,
+        block_size=block,
+        accuracy_level=1,  # activations stay float32; higher levels quantize them too
+    )
+    return [node, *linear.biased(linear.product)]
+
+
+def _ort_int4(linear: GraphLinear) -> Parts:
+    q, scale = block_int4(linear.weight)
+    name = linear.name
+    nodes = _matmul_nbits(linear, ORT_INT4.group_size, [f"{name}.q", f"{name}.scale"])
+    # the operator's implied zero point is 8
+    return nodes, {f"{name}.q": _packed(q + 8), f"{name}.scale": scale.numpy()}
+
+
+def _graph_int4(linear: GraphLinear) -> Parts:
+    codes, scale, zero = (t.float() for t in tinygemm_int4(linear.weight.bfloat16()))
+    name = linear.name
+    inputs = [f"{name}.q", f"{name}.scale", f"{name}.zero"]
+    point = 8 - zero / scale  # (code - point) * scale = (code - 8) * scale + zero
+    arrays = (_packed(codes), scale.squeeze(-1).numpy(), point.squeeze(-1).numpy())
+    nodes = _matmul_nbits(linear, GRAPH_INT4.group_size, inputs)
+    return nodes, dict(zip(inputs, arrays, strict=True))
+
+
+def _dequantized(linear: GraphLinear, x: str, product: str) -> Parts:
+    """x times int8 weights that are scaled back where they are read."""
+    q, scale = symmetric_rows(linear.weight.bfloat16())
+    name = linear.name
+    weight = f"{name}.weight"
+    nodes = [
+        helper.make_node(
+            "DequantizeLinear", [f"{name}.q", f"{name}.scale"], [weight], f"{weight}.int8", axis=1
+        ),
+        helper.make_node("MatMul", [x, weight], [product], name),
+    ]
+    return nodes, {f"{name}.q": _bytes(q), f"{name}.scale": scale.flatten().numpy()}
+
+
+def _graph_int8_wo(linear: GraphLinear) -> Parts:
+    nodes, arrays = _dequantized(linear, linear.x, linear.product)
+    return [*nodes, *linear.biased(linear.product)], arrays
+
+
+def _graph_int8(linear: GraphLinear) -> Parts:
+    """Symmetric scales of tokens in plain operators: ONNX has no operator of that granularity."""
+    name = linear.name
+    low, high = GRAPH_INT8.activation_range
+    arrays: dict[str, NDArray[np.generic]] = {
+        f"{name}.axis": np.array([-1]),
+        f"{name}.levels": np.array((high - low) / 2, np.float32),
+        f"{name}.least": np.array(np.finfo(np.float32).eps, np.float32),
+        f"{name}.low": np.array(low, np.float32),
+        f"{name}.high": np.array(high, np.float32),
+    }
+
+    def node(op: str, inputs: str, output: str) -> onnx.NodeProto:
+        names = [linear.x if i == "x" else f"{name}.{i}" for i in inputs.split()]
+        return helper.make_node(op, names, [f"{name}.{output}"], f"{name}.{output}")
+
+    before = [
+        node("Abs", "x", "abs"),
+        node("ReduceMax", "abs axis", "max"),
+        node("Div", "max levels", "share"),
+        node("Max", "share least", "token_scale"),
+        node("Div", "x token_scale", "scaled"),
+        node("Round", "scaled", "rounded"),
+        node("Clip", "rounded low high", "xq"),
+    ]
+    nodes, weights = _dequantized(linear, f"{name}.xq", f"{name}.sums")
+    scaled = helper.make_node(
+        "Mul", [f"{name}.sums", f"{name}.token_scale"], [linear.product], f"{name}.rescaled"
+    )
+    return [*before, *nodes, scaled, *linear.biased(linear.product)], arrays | weights
+
+
+_QUANTIZERS: dict[tuple[str, str], Callable[[GraphLinear], Parts]] = {
+    (ORT_INT8.runtime, ORT_INT8.name): _ort_int8,
+    (ORT_INT4.runtime, ORT_INT4.name): _ort_int4,
+    (GRAPH_INT8.runtime, GRAPH_INT8.name): _graph_int8,
+    (GRAPH_INT8_WO.runtime, GRAPH_INT8_WO.name): _graph_int8_wo,
+    (GRAPH_INT4.runtime, GRAPH_INT4.name): _graph_int4,
+}
+
+
+def quantized_nodes(linear: GraphLinear, scheme: Scheme) -> Parts:
+    """The nodes that compute a linear layer under a quantized scheme, and their initializers.
+
+    The integers of the weights are the ones that the simulated arithmetic uses.
+    """
+    return _QUANTIZERS[scheme.runtime, scheme.name](linear)
+
+
+def _ort_counts(found: Counter[str]) -> dict[str, int]:
+    int8 = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger")
+    return {"int8": sum(found[op] for op in int8), "int4_wo": found["MatMulNBits"]}
+
+
+def _graph_counts(found: Counter[str]) -> dict[str, int]:
+    int8 = found["Round"]
+    return {
+        "int8": int8,
+        "int8_wo": found["DequantizeLinear"] - int8,
+        "int4_wo": found["MatMulNBits"],
+    }
+
+
+#: Runtime -> linears in each quantized scheme, from a graph's count of operators by type.
+COUNTS: dict[str, Callable[[Counter[str]], dict[str, int]]] = {
+    "onnxruntime": _ort_counts,
+    "cudagraph": _graph_counts,
+    "torch": lambda found: {},
+}

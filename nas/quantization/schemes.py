@@ -1,0 +1,128 @@
+"""How one linear layer is held and computed: the schemes that each runtime really runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Literal
+
+from hw_profiles.errors import nearest
+from hw_profiles.op import PRECISIONS
+
+Granularity = Literal["tensor", "token", "channel", "group"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a runtime holds and computes one linear layer.
+
+    Attributes:
+        name: a precision of `hw_profiles.op`.
+        runtime: that runs it.
+        weight_granularity: what shares one weight scale; None for plain floating point.
+        weight_range: smallest and largest integer that a weight takes.
+        group_size: weights of a group along the input features (granularity `group`).
+        activation_granularity: what shares one dynamic activation scale; None if activations
+            stay in the runtime's native float.
+        activation_range: smallest and largest integer that an activation takes.
+        activation_symmetric: whether zero is always the integer 0.
+    """
+
+    name: str
+    runtime: str
+    weight_granularity: Granularity | None = None
+    weight_range: tuple[int, int] = (0, 0)
+    group_size: int = 0
+    activation_granularity: Granularity | None = None
+    activation_range: tuple[int, int] = (0, 0)
+    activation_symmetric: bool = True
+
+    @property
+    def is_native(self) -> bool:
+        """Whether this is the runtime's own float type, not quantized at all."""
+        return self.weight_granularity is None
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of one stored weight."""
+        return PRECISIONS[self.name].weight_bits
+
+
+_SCHEMES: dict[tuple[str, str], Scheme] = {}
+
+
+def register_scheme(scheme: Scheme) -> Scheme:
+    """Offer a scheme; a module named by an entry point in `nas.schemes` may call this too.
+
+    Raises:
+        NotFoundError: if its name is no precision of `hw_profiles.op`.
+    """
+    if scheme.name not in PRECISIONS:
+        raise nearest(scheme.name, PRECISIONS, "precision")
+    _SCHEMES[scheme.runtime, scheme.name] = scheme
+    return scheme
+
+
+ORT_FP32 = register_scheme(Scheme("fp32", "onnxruntime"))
+# One activation scale for the whole tensor of the deployed batch. Weights keep to 7 bits because
+# kernels for x86 without VNNI add pairs of uint8 x int8 products in saturating 16 bits:
+# 2 x 255 x 64 = 32640 still fits; with 127 they overflow silently and results differ by machine.
+ORT_INT8 = register_scheme(
+    Scheme("int8", "onnxruntime", "channel", (-64, 64), 0, "tensor", (0, 255), False)
+)
+ORT_INT4 = register_scheme(Scheme("int4_wo", "onnxruntime", "group", (-8, 7), 32))
+GRAPH_BF16 = register_scheme(Scheme("bf16", "cudagraph"))
+GRAPH_INT8 = register_scheme(
+    Scheme("int8", "cudagraph", "channel", (-128, 127), 0, "token", (-128, 127))
+)
+GRAPH_INT8_WO = register_scheme(Scheme("int8_wo", "cudagraph", "channel", (-128, 127)))
+GRAPH_INT4 = register_scheme(Scheme("int4_wo", "cudagraph", "group", (0, 15), 32))
+TORCH_FP32 = register_scheme(Scheme("fp32", "torch"))
+
+
+def _all() -> dict[tuple[str, str], Scheme]:
+    for plugin in entry_points(group="nas.schemes"):
+        plugin.load()
+    return _SCHEMES
+
+
+def runtimes() -> tuple[str, ...]:
+    """Runtimes that have schemes."""
+    return tuple(sorted({runtime for runtime, _ in _all()}))
+
+
+def schemes_of(runtime: str) -> tuple[Scheme, ...]:
+    """Every scheme of a runtime, its native one first.
+
+    Raises:
+        NotFoundError: if there is no such runtime.
+    """
+    found = tuple(s for (r, _), s in _all().items() if r == runtime)
+    if not found:
+        raise nearest(runtime, runtimes(), "runtime")
+    return found
+
+
+def get_scheme(runtime: str, name: str) -> Scheme:
+    """The scheme of a runtime by name.
+
+    Raises:
+        NotFoundError: if there is no such runtime, or it does not run such a scheme.
+    """
+    known = {s.name: s for s in schemes_of(runtime)}
+    if name not in known:
+        raise nearest(name, known, f"scheme of {runtime}")
+    return known[name]
+
+
+def schemes_for(runtime: str, precisions: Sequence[str]) -> tuple[Scheme, ...]:
+    """The schemes of these precisions, in their order.
+
+    Raises:
+        NotFoundError: if the runtime does not run one of them.
+
+    >>> [s.name for s in schemes_for("onnxruntime", ["fp32", "int8"])]
+    ['fp32', 'int8']
+    """
+    return tuple(get_scheme(runtime, name) for name in precisions)

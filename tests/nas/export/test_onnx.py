@@ -1,0 +1,153 @@
+"""ONNX models: equal to the network, quantized for real, equal to the simulated arithmetic."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+import search_spaces
+from hw_profiles.errors import NotFoundError
+from nas.errors import ExportError
+from nas.export.onnx import (
+    check_quantized,
+    count_quantized,
+    export_onnx,
+    optimised,
+    quantize_onnx,
+)
+from nas.quantization.arithmetic import simulate
+from search_spaces.elastic import Supernet
+
+SPACE = search_spaces.get("vit", "digits")
+GROUPS = SPACE.group_modules()
+# Drawn once; feed-forward widths down to 2 (less than one block of int4) and odd depths.
+ARCHES = [
+    {"embed": 16, "depth": 1, "layers.0.heads": 1, "layers.0.ffn": "S"},
+    {
+        "embed": 48, "depth": 2, "layers.0.heads": 3, "layers.0.ffn": "M",
+        "layers.1.heads": 2, "layers.1.ffn": "XL",
+    },
+]  # fmt: skip
+BATCH = {0: 1, 1: 3}
+
+
+@cache
+def supernet() -> Supernet:
+    net = SPACE.supernet(0).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+    return net
+
+
+@cache
+def exported(i: int) -> onnx.ModelProto:
+    return export_onnx(supernet().extract(ARCHES[i]), SPACE.input_shape, BATCH[i])
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.randn(n, *SPACE.input_shape, generator=torch.Generator().manual_seed(2))
+
+
+def logits(model: onnx.ModelProto, x: torch.Tensor, batch: int) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return np.concatenate([session.run(None, {"images": p.numpy()})[0] for p in x.split(batch)])
+
+
+def groups_of(i: int) -> list[str]:
+    return [g for g in GROUPS if int(g.split(".")[1]) < int(ARCHES[i]["depth"])]
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_float_model_equals_the_activated_subnet(i: int) -> None:
+    x = images(12)
+    with torch.no_grad():
+        expected = supernet().activate(ARCHES[i])(x).numpy()
+    np.testing.assert_allclose(logits(exported(i), x, BATCH[i]), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("i", [0, 1])
+@pytest.mark.parametrize("seed", range(5))
+def test_quantized_model_equals_the_simulated_arithmetic(i: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    schemes = ["int8"] if seed == 0 else ["int4_wo"] if seed == 1 else ["fp32", "int8", "int4_wo"]
+    policy = {g: str(rng.choice(schemes)) for g in groups_of(i)}
+    model = quantize_onnx(exported(i), policy, GROUPS)
+    counts = check_quantized(model, policy, GROUPS)
+    assert sum(counts.values()) == sum(name != "fp32" for name in policy.values())
+    x = images(60)
+    with torch.no_grad(), simulate(supernet().activate(ARCHES[i]), policy, "onnxruntime", BATCH[i]):
+        expected = supernet()(x).numpy()
+    got = logits(model, x, BATCH[i])
+    # A sum that differs in its last bit may round to the neighbouring activation level.
+    error = np.abs(got - expected).max(axis=1)
+    assert np.median(error) < 1e-5
+    assert error.max() < 0.01 * np.abs(expected).max()
+    top = np.sort(expected, axis=1)
+    sure = top[:, -1] - top[:, -2] > 2 * error
+    assert (got.argmax(1) == expected.argmax(1))[sure].all()
+    assert sure.mean() > 0.9
+
+
+def test_no_notes_of_the_exporter_stay() -> None:
+    model = exported(0)
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert b"site-packages" not in model.SerializeToString()
+
+
+def test_the_float_model_is_left_alone() -> None:
+    before = exported(0).SerializeToString()
+    quantize_onnx(exported(0), dict.fromkeys(groups_of(0), "int8"), GROUPS)
+    assert exported(0).SerializeToString() == before
+
+
+def test_quantized_weights_are_stored_small() -> None:
+    model = exported(1)
+    small = quantize_onnx(model, dict.fromkeys(groups_of(1), "int4_wo"), GROUPS)
+    assert small.ByteSize() < 0.5 * model.ByteSize()
+    assert count_quantized(optimised(small)) == {"int4_wo": 8}
+
+
+def test_a_silent_omission_is_found() -> None:
+    policy = dict.fromkeys(groups_of(0), "int8")
+    with pytest.raises(ExportError, match="quantized layers"):
+        check_quantized(exported(0), policy, GROUPS)
+
+
+def test_unknown_groups_layers_and_models_are_refused() -> None:
+    with pytest.raises(NotFoundError, match="layer group"):
+        quantize_onnx(exported(0), {"layers.0.kqv": "int8"}, GROUPS)
+    with pytest.raises(ExportError, match=r"layers\.1\.attention\.qkv"):
+        quantize_onnx(exported(0), {"layers.1.qkv": "int8"}, GROUPS)
+    broken = onnx.ModelProto()
+    broken.CopyFrom(exported(0))
+    del broken.graph.initializer[:]
+    with pytest.raises(ExportError, match="refuses"):
+        optimised(broken)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8_wo", "int4_wo", "mixed"])
+def test_policies_of_cuda_graphs_are_in_the_graph_too(scheme: str) -> None:
+    names = ["bf16", "int8", "int8_wo", "int4_wo"] if scheme == "mixed" else [scheme]
+    policy = {g: names[i % len(names)] for i, g in enumerate(groups_of(1))}
+    model = quantize_onnx(exported(1), policy, GROUPS, "cudagraph")
+    check_quantized(model, policy, GROUPS, "cudagraph")
+    with pytest.raises(ExportError):
+        check_quantized(exported(1), policy, GROUPS, "cudagraph")
+    x = images(60)
+    net = copy.deepcopy(supernet()).bfloat16().activate(ARCHES[1])
+    with torch.no_grad(), simulate(net, policy, "cudagraph", BATCH[1]):
+        expected = net(x.bfloat16()).float().numpy()
+    got = logits(model, x, BATCH[1])
+    np.testing.assert_allclose(got, expected, atol=0.05 * np.abs(expected).max())
