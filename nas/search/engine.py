@@ -1,0 +1,316 @@
+"""The loop of a study: ask, evaluate, record, tell.
+
+Optuna is asked for one trial at a time. What it proposes is really evaluated only if it is new
+and meets every budget on known quantities; otherwise it is told what is known, and asked again.
+All proposals made for a trial are kept in the trial's origin, so that the Optuna study, and with
+it everything a sampler will do, can be rebuilt from the recorded trials alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.samplers import BaseGASampler
+from optuna.trial import TrialState
+
+from nas.errors import BudgetError
+from nas.search.candidates import Candidates, identity
+from nas.search.problem import Problem
+from nas.search.samplers import GenomeSampler, SpaceExhausted, get_sampler
+from nas.search.told import CONSTRAINT, distributions
+from search_spaces.choices import Genomes
+
+MAX_ASKS = 20
+"""Proposals for one trial before an unseen feasible genome is drawn at random."""
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationFailed(Exception):  # a verdict on a candidate, not on the program
+    """An evaluation that gave no usable number; the message is the trial's reason."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A trial.
+
+    Attributes:
+        number: position in the study, from 0.
+        genome: canonical, (genes,).
+        key: hash of the active part.
+        values: every objective if complete, the known ones if failed.
+        feasible: whether it was evaluated and meets every budget on known quantities.
+        state: `failed` trials have `origin["reason"]`.
+        origin: why it was proposed, as plain data. `asked` lists all the genomes proposed for
+            it, its own last, where there was more than its own.
+    """
+
+    number: int
+    genome: NDArray[np.int64]
+    key: str
+    values: dict[str, float]
+    feasible: bool
+    state: Literal["complete", "failed"]
+    origin: dict[str, Any]
+
+
+Evaluate = Callable[[NDArray[np.int64], int], dict[str, float]]
+
+
+def run_search(
+    problem: Problem,
+    sampler: str,
+    *,
+    trials: int,
+    seed: int,
+    history: Sequence[Evaluated],
+    evaluate: Evaluate,
+    record: Callable[[Evaluated], None],
+    should_stop: Callable[[], bool] | None = None,
+) -> list[Evaluated]:
+    """Bring a study to its total of trials.
+
+    Every proposal is a function of the seed and of the trials before it: a study interrupted
+    after any trial and continued from its history equals one that ran through.
+
+    Args:
+        problem: what is searched.
+        sampler: a registered name.
+        trials: the study's total, history included.
+        seed: of the study.
+        history: its trials so far, in order.
+        evaluate: genome and trial number -> costly objectives. `EvaluationFailed`, a missing
+            value or one that is not finite makes a failed trial.
+        record: called with each new trial, before the next is asked for.
+        should_stop: asked before each trial.
+
+    Returns:
+        All trials, history first. Fewer than `trials` if it was stopped, or if no unseen feasible
+        candidate is left, which is logged as a warning.
+
+    Raises:
+        NotFoundError: if there is no such sampler.
+        BudgetError: if no candidate that meets the budgets was found at all.
+    """
+    loop = _Loop(problem, sampler, seed)
+    done = list(history)
+    loop.replay(done)
+    while len(done) < trials and not (should_stop is not None and should_stop()):
+        proposal = loop.propose()
+        if proposal is None:
+            if not done:
+                raise BudgetError(
+                    "no candidate that meets the budget was found.", "Give a larger budget."
+                )
+            logger.warning(
+                "no unseen candidate that meets the budget is left after %d of %d trials",
+                len(done),
+                trials,
+            )
+            break
+        number = done[-1].number + 1 if done else 0
+        trial = loop.evaluate(proposal, number, evaluate)
+        record(trial)
+        loop.tell(trial)
+        done.append(trial)
+    return done
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """A new feasible genome with why it was proposed."""
+
+    genome: NDArray[np.int64]
+    origin: dict[str, Any]
+
+
+class _Loop:
+    """An Optuna study in memory and what is known of each genome in it."""
+
+    def __init__(self, problem: Problem, sampler: str, seed: int) -> None:
+        self.problem = problem
+        self.name = sampler
+        self.sampler_at = get_sampler(sampler, problem, seed)
+        self.candidates = Candidates(problem, seed)
+        self.distributions = distributions(problem.choices)
+        self.known: dict[bytes, Evaluated] = {}
+        self._free: dict[bytes, tuple[dict[str, float], float]] = {}
+        self.n_told = 0
+        self.n_complete = 0
+        self.pending: optuna.Trial | None = None
+        with _quiet():
+            self.study = optuna.create_study(
+                directions=["maximize" if o.maximise else "minimize" for o in problem.objectives],
+                sampler=self.sampler_at(0),
+            )
+
+    def propose(self) -> _Proposal | None:
+        """The next new feasible genome; None if none was found."""
+        asked: list[list[int]] = []
+        for _ in range(MAX_ASKS):
+            sampler = self.sampler_at(self.n_told)
+            self.study.sampler = sampler
+            try:
+                trial = self.study.ask(self.distributions)
+            except SpaceExhausted:
+                return None
+            raw = np.array([trial.params[n] for n in self.problem.choices.names], dtype=np.int64)
+            genome = self.problem.choices.canonical(raw[None, :])[0]
+            asked.append([int(g) for g in raw])
+            why = sampler.origin if isinstance(sampler, GenomeSampler) else {"kind": self.name}
+            if self._is_new(genome):
+                self.pending = trial
+                return _Proposal(genome, self._origin(why, genome, asked))
+            self._tell_aside(trial, genome)
+        drawn = self.candidates.unseen(set(self.known), 6, self.n_told)
+        if drawn is None:
+            return None
+        asked.append([int(g) for g in drawn])
+        return _Proposal(drawn, self._origin({"kind": "random"}, drawn, asked))
+
+    def _origin(
+        self, why: dict[str, Any], genome: NDArray[np.int64], asked: list[list[int]]
+    ) -> dict[str, Any]:
+        plain = len(asked) == 1 and asked[0] == [int(g) for g in genome]
+        return dict(why) if plain else {**why, "asked": asked}
+
+    def _is_new(self, genome: NDArray[np.int64]) -> bool:
+        return identity(genome) not in self.known and self._violation(genome) <= 0
+
+    def _violation(self, genome: NDArray[np.int64]) -> float:
+        return self._look_up(genome)[1]
+
+    def _known_values(self, genome: NDArray[np.int64]) -> dict[str, float]:
+        return dict(self._look_up(genome)[0])
+
+    def _look_up(self, genome: NDArray[np.int64]) -> tuple[dict[str, float], float]:
+        key = identity(genome)
+        if key not in self._free:
+            self._compute(genome[None, :])
+        return self._free[key]
+
+    def _compute(self, genomes: Genomes) -> None:
+        """Known objectives and violation of many genomes at once, kept."""
+        costs = self.problem.costs(genomes) if self.problem.known else {}
+        violation = self.problem.violation(genomes)
+        for i, genome in enumerate(genomes):
+            values = {name: float(costs[name][i]) for name in self.problem.known}
+            self._free[identity(genome)] = values, float(violation[i])
+
+    def evaluate(self, proposal: _Proposal, number: int, evaluate: Evaluate) -> Evaluated:
+        """A trial of the proposal, complete or failed."""
+        genome, origin = proposal.genome, proposal.origin
+        values = self._known_values(genome)
+        state: Literal["complete", "failed"] = "complete"
+        try:
+            found = evaluate(genome.copy(), number)
+            for objective in self.problem.costly:
+                value = float(found.get(objective.name, math.nan))
+                if not math.isfinite(value):
+                    raise EvaluationFailed(f"{objective.name} is {value}, not a finite number")
+                values[objective.name] = value
+        except EvaluationFailed as failure:
+            state, origin = "failed", {**origin, "reason": str(failure) or "no reason given"}
+            values = self._known_values(genome)
+        key = self.problem.choices.keys(genome[None, :])[0]
+        return Evaluated(number, genome, key, values, state == "complete", state, origin)
+
+    def replay(self, trials: Sequence[Evaluated]) -> None:
+        """Tell the study recorded trials, each after all that was proposed before it."""
+        asked = [np.array(t.origin.get("asked") or [t.genome], dtype=np.int64) for t in trials]
+        if asked:
+            self._compute(self.problem.choices.canonical(np.concatenate(asked)))
+        for trial, raw in zip(trials, asked, strict=True):
+            genomes = self.problem.choices.canonical(raw)
+            for aside, genome in zip(raw[:-1], genomes[:-1], strict=True):
+                self._tell_aside(None, genome, aside)
+            self.tell(trial, raw[-1])
+
+    def tell(self, trial: Evaluated, raw: NDArray[np.int64] | None = None) -> None:
+        """Tell the study a trial: the one that is pending, or one from elsewhere."""
+        self.known[identity(np.asarray(trial.genome))] = trial
+        values = self._values(trial) if trial.state == "complete" else None
+        self._finish(
+            self.pending,
+            trial.genome if raw is None else raw,
+            values,
+            self._violation(trial.genome),
+        )
+        self.pending = None
+
+    def _tell_aside(
+        self,
+        trial: optuna.Trial | None,
+        genome: NDArray[np.int64],
+        raw: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Tell what is known of a proposal that is not worth an evaluation."""
+        before = self.known.get(identity(genome))
+        violation = self._violation(genome)
+        values: list[float] | None
+        if before is not None:
+            values = self._values(before) if before.state == "complete" else None
+        else:
+            # Samplers rank what violates a constraint by how much: costly values do not matter.
+            costs = self._known_values(genome)
+            values = [costs.get(o.name, 0.0) for o in self.problem.objectives]
+        self._finish(trial, genome if raw is None else raw, values, violation)
+
+    def _values(self, trial: Evaluated) -> list[float]:
+        values = {**trial.values, **self._known_values(trial.genome)}
+        return [float(values[o.name]) for o in self.problem.objectives]
+
+    def _finish(
+        self,
+        trial: optuna.Trial | None,
+        raw: NDArray[np.int64],
+        values: list[float] | None,
+        violation: float,
+    ) -> None:
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        if trial is not None:
+            trial.set_constraint(CONSTRAINT, violation)
+            self.study.tell(trial, values, state=state)
+        else:
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    state=state,
+                    values=values,
+                    params=dict(zip(self.problem.choices.names, map(int, raw), strict=True)),
+                    distributions=self.distributions,
+                    system_attrs=self._generation(),
+                    constraints={CONSTRAINT: violation},
+                )
+            )
+        self.n_told += 1
+        self.n_complete += values is not None
+
+    def _generation(self) -> dict[str, Any]:
+        """The mark that Optuna's genetic samplers leave on a trial when they are asked for it.
+
+        Asked one at a time, they open a new generation after each `population_size` complete
+        trials.
+        """
+        sampler = self.sampler_at(self.n_told)
+        if not isinstance(sampler, BaseGASampler) or not sampler.population_size:
+            return {}
+        return {sampler._get_generation_key(): self.n_complete // sampler.population_size}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's line for every study created."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)

@@ -1,0 +1,237 @@
+"""The guided sampler: predict accuracy, know costs, search on both, evaluate what promises most.
+
+The first trials are a design. After that, at the start of every batch, accuracy predictors are
+fitted to the trials so far and pymoo searches the joint genome on their optimistic predictions;
+what it visits is the batch's pool. Each trial of the batch is the genome of the pool with the
+largest expected hypervolume gain (Emmerich et al. 2006, by quadrature) given every trial told,
+those of the batch included. A share that shrinks takes the largest optimistic gain instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.search.candidates import ENUMERATE, Candidates, identity, unique
+from nas.search.inner import Scored, search
+from nas.search.pareto import gains, non_dominated
+from nas.search.problem import Floats, Problem
+from nas.search.samplers import GenomeSampler, SamplerAt, SpaceExhausted, register_sampler
+from nas.search.told import Told
+from predictors.accuracy import AccuracyPredictor
+from search_spaces.choices import Genomes
+
+BATCH = 8
+MIN_FITTED = 5
+SHORTLIST = 512
+"""Genomes of a pool that stay in the running for the trials of its batch."""
+OPTIMISM = 1.0
+"""Standard deviations by which pymoo sees accuracies better than predicted."""
+EXPLORE_OPTIMISM = 2.5
+EXPLORE_SHARE = 0.25
+"""Of the first trial after the design; it falls as one over the number of trials."""
+NODES = 7
+REFERENCE_MARGIN = 0.05
+DIGITS = 9
+"""Gains are compared to so many digits: less is the arithmetic's own noise."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What is learnt at the start of a batch and kept through it.
+
+    Attributes:
+        start: trials told before it.
+        models: a predictor for each costly objective.
+        pool: unseen feasible genomes, (n, genes).
+        rows: of the pool, for the predictors, (n, genes + features).
+        costs: of the pool, to be minimised, (n, known).
+    """
+
+    start: int
+    models: tuple[AccuracyPredictor, ...]
+    pool: Genomes
+    rows: Floats
+    costs: Floats
+
+
+class Guided(GenomeSampler):
+    """Proposes the genome that is expected to widen the front most.
+
+    Args:
+        problem: what is searched.
+        seed: of the study.
+    """
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        super().__init__(problem, seed)
+        self.candidates = Candidates(problem, seed)
+        self.n_design = int(np.clip(8 + len(problem.choices) // 4, 10, 20))
+        self._design: Genomes | None = None
+        self._batch: _Batch | None = None
+        nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+        self._nodes, self._weights = nodes, weights / weights.sum()
+        self._known = np.array([o.known for o in problem.objectives], dtype=bool)
+
+    def propose(self, told: Told) -> NDArray[np.int64]:
+        """A genome of the design first, then by expected gain; any unseen one if neither is left.
+
+        Raises:
+            SpaceExhausted: if no unseen feasible genome was found.
+        """
+        seen = {identity(genome) for genome in told.genomes}
+        if self._design is None:
+            self._design = self.candidates.design(self.n_design)
+        if len(told) < self.n_design:
+            for genome in self._design:
+                if identity(genome) not in seen:
+                    self.origin = {"kind": "design"}
+                    return np.asarray(genome)
+        start = len(told) - max(len(told) - self.n_design, 0) % BATCH
+        if told.complete[:start].sum() >= MIN_FITTED and self.problem.costly:
+            if self._batch is None or self._batch.start != start:
+                self._batch = self._learn(told, start)
+            chosen = self._choose(self._batch, told, seen)
+            if chosen is not None:
+                return chosen
+        self.origin = {"kind": "random"}
+        drawn = self.candidates.unseen(seen, 3, len(told))
+        if drawn is None:
+            raise SpaceExhausted
+        return drawn
+
+    def _learn(self, told: Told, start: int) -> _Batch:
+        """Fit the predictors to the first `start` trials and search on their predictions."""
+        kept = np.flatnonzero(told.complete[:start])
+        rows, values = self.problem.rows(told.genomes[kept]), told.values[kept]
+        models = tuple(
+            AccuracyPredictor(self.problem.choices, maximise=False).fit(rows, values[:, k])
+            for k in np.flatnonzero(~self._known)
+        )
+        if self.candidates.every_feasible is None:
+            found = self._search(models, told, start)
+            met = found.violation <= 0
+            pool, optimistic = found.genomes[met], found.objectives[met]
+        else:
+            pool = self.candidates.feasible(ENUMERATE, self.candidates.rng(4, start))
+            optimistic = self._optimistic(models, pool)
+        seen = {identity(genome) for genome in told.genomes[:start]}
+        fresh = np.array([identity(genome) not in seen for genome in pool], dtype=bool)
+        pool, optimistic = pool[fresh], optimistic[fresh]
+        gain = gains(told.values[kept], optimistic, self._worst(told, start))
+        keep = np.sort(np.argsort(-_rounded(gain), kind="stable")[:SHORTLIST])
+        pool = pool[keep]
+        return _Batch(start, models, pool, self.problem.rows(pool), self.problem.known_costs(pool))
+
+    def _search(self, models: tuple[AccuracyPredictor, ...], told: Told, start: int) -> Scored:
+        """What pymoo visits between the best trials and what they predict."""
+        rng = self.candidates.rng(4, start)
+        good = np.flatnonzero(told.complete[:start])
+        front = good[non_dominated(told.values[good], [False] * told.values.shape[1])]
+        return search(
+            self.problem.choices,
+            lambda genomes: (self._optimistic(models, genomes), self.problem.violation(genomes)),
+            len(self._known),
+            start=unique(
+                np.concatenate([told.genomes[front[-64:]], self.candidates.feasible(32, rng)])
+            ),
+            seed=int(rng.integers(2**31)),
+        )
+
+    def _optimistic(self, models: tuple[AccuracyPredictor, ...], genomes: Genomes) -> Floats:
+        """Objectives of genomes, minimised, costly ones better than predicted, (n, k)."""
+        best = self._predict(models, self.problem.rows(genomes), np.array([OPTIMISM]))
+        objectives: Floats = self._assemble(best, self.problem.known_costs(genomes))[0]
+        return objectives
+
+    def _predict(self, models: tuple[AccuracyPredictor, ...], rows: Floats, z: Floats) -> Floats:
+        """Costly objectives, minimised, `z` (q,) deviations towards better, (q, n, costly)."""
+        return np.stack([model.quantiles(rows, z) for model in models], axis=2)
+
+    def _assemble(self, costly: Floats, costs: Floats) -> Floats:
+        """Costly (q, n, c) and known (n, m) objectives in the problem's order, (q, n, c + m)."""
+        values = np.empty((*costly.shape[:2], len(self._known)))
+        values[:, :, ~self._known] = costly
+        values[:, :, self._known] = costs[None]
+        return values
+
+    def _worst(self, told: Told, n: int) -> Floats:
+        """Reference point, minimised: the problem's, or a little beyond the design's worst."""
+        values = told.values[: min(n, self.n_design)][told.complete[: min(n, self.n_design)]]
+        if not len(values):
+            values = told.values[:n][told.complete[:n]]
+        span = np.ptp(values, axis=0)
+        worst: Floats = values.max(axis=0) + REFERENCE_MARGIN * np.where(span > 0, span, 1.0)
+        given = self.problem.reference or {}
+        for k, objective in enumerate(self.problem.objectives):
+            if objective.name in given:
+                worst[k] = given[objective.name] * self.problem.signs[k]
+        return worst
+
+    def _gain(self, batch: _Batch, told: Told, nodes: Floats, weights: Floats) -> Floats:
+        """Expected hypervolume gain of the batch's pool over the trials told, (pool,)."""
+        front, worst = told.values[told.complete], self._worst(told, len(told))
+        values = self._assemble(self._predict(batch.models, batch.rows, nodes), batch.costs)
+        total = np.zeros(len(batch.pool))
+        for weight, at in zip(weights, values, strict=True):
+            total += weight * gains(front, at, worst)
+        return total
+
+    def _choose(self, batch: _Batch, told: Told, seen: set[bytes]) -> NDArray[np.int64] | None:
+        """The unseen genome of the pool with the largest gain; None if the pool is used up."""
+        left = np.array([identity(genome) not in seen for genome in batch.pool], dtype=bool)
+        if not left.any():
+            return None
+        kept = np.flatnonzero(told.complete)
+        rows = self.problem.rows(told.genomes[kept])
+        for model, k in zip(batch.models, np.flatnonzero(~self._known), strict=True):
+            model.condition(rows, told.values[kept, k])
+        share = EXPLORE_SHARE * self.n_design / len(told)
+        explore = bool(self.candidates.rng(5, len(told)).random() < share)
+        nodes = np.array([EXPLORE_OPTIMISM]) if explore else self._nodes
+        weights = np.array([1.0]) if explore else self._weights
+        gain = np.where(left, self._gain(batch, told, nodes, weights), -1.0)
+        best = int(np.argmax(_rounded(gain)))
+        kind = "explore" if explore else "exploit"
+        if gain[best] <= 0:
+            # Nothing promises to widen the front: learn where least is known.
+            spread = self._deviation(batch.models, batch.rows)[:, 0]
+            best = int(np.argmax(_rounded(np.where(left, spread, -1.0))))
+            kind = "explore"
+        self.origin = self._why(kind, batch, best, float(gain[best]))
+        return np.asarray(batch.pool[best])
+
+    def _deviation(self, models: tuple[AccuracyPredictor, ...], rows: Floats) -> Floats:
+        low, high = self._predict(models, rows, np.array([-1.0, 1.0]))
+        half: Floats = np.abs(high - low) / 2
+        return half
+
+    def _why(self, kind: str, batch: _Batch, index: int, gain: float) -> dict[str, object]:
+        """Plain data that explain a choice: predictions in the objectives' own directions."""
+        rows = batch.rows[index : index + 1]
+        median = self._predict(batch.models, rows, np.zeros(1))[0, 0]
+        std = self._deviation(batch.models, rows)[0]
+        costly = self.problem.costly
+        return {
+            "kind": kind,
+            "predicted": {
+                o.name: float(-m if o.maximise else m) for o, m in zip(costly, median, strict=True)
+            },
+            "std": {o.name: float(s) for o, s in zip(costly, std, strict=True)},
+            "gain": gain,
+            "fitted_trials": batch.start,
+        }
+
+
+def _rounded(gain: Floats) -> Floats:
+    """Gains relative to the largest, to a fixed number of digits."""
+    top = np.abs(gain).max(initial=0.0)
+    return np.round(gain / top, DIGITS) if top > 0 else gain
+
+
+@register_sampler("guided", "accuracy predictors, known costs, pymoo on predictions (default)")
+def _guided(problem: Problem, seed: int) -> SamplerAt:
+    sampler = Guided(problem, seed)
+    return lambda told: sampler
