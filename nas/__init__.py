@@ -1,1 +1,94 @@
 """Hardware-aware neural architecture search: a space, a device and a budget in, a front out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nas.archive import open_study
+    from nas.events import Listener
+    from nas.export.subnet import load_subnet
+    from nas.study import Study
+
+__all__ = ["load_subnet", "open_study", "search"]
+
+
+def search(
+    space: str = "vit",
+    target: str = "cpu",
+    budget: str | Sequence[str] = (),
+    *,
+    trials: int = 100,
+    storage: str = "sqlite:///nas.db",
+    study: str | None = None,
+    out: str | Path = "nas-out",
+    export: bool = True,
+    train_time_s: float | None = None,
+    retrain: bool = False,
+    listener: Listener | None = None,
+    **request: Any,
+) -> Study:
+    """Search a space for a device under budgets; the same call again resumes the study.
+
+    Args:
+        space: name of a search space.
+        target: name of a device, `cpu` for this machine, or a profile's file.
+        budget: one limit or several, such as `"5ms"` or `["5ms", "params<=6M"]`.
+        trials: real evaluations in all.
+        storage: SQLAlchemy URL.
+        study: name; by default made of space, target and budget.
+        out: folder for pictures and exported subnets.
+        export: whether to write the front's subnets (and verify them where the target is here).
+        train_time_s: limit of a training, seconds.
+        retrain: train the supernet anew for a new study.
+        listener: called with an `Event` at each step.
+        request: further fields of `nas.request.SearchRequest`: preset, data, objectives, seed,
+            sampler, batch_size, schemes, supernet_seed.
+
+    Returns:
+        The study; its `front` is a list of rows with predicted and measured figures.
+
+    Raises:
+        nas.errors.NasError: with a hint; its subclasses say what was wrong.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> study = search(
+        ...     "vit", "a100", "5ms", trials=12, storage=f"sqlite:///{folder}/nas.db",
+        ...     out=folder, export=False,
+        ... )
+        >>> len(study.trials), study.front[0].latency_ms_upper < 5
+        (12, True)
+    """
+    from nas import service
+    from nas.events import silent
+    from nas.request import RunOptions, SearchRequest
+
+    budgets = (budget,) if isinstance(budget, str) else tuple(budget)
+    asked = SearchRequest(space=space, target=target, budgets=budgets, trials=trials, **request)
+    options = RunOptions(
+        storage=storage,
+        study=study,
+        out=Path(out),
+        train_time_s=train_time_s,
+        retrain=retrain,
+        export=export,
+    )
+    return service.search(asked, options, listener or silent)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_subnet":
+        from nas.export.subnet import load_subnet
+
+        return load_subnet
+    if name == "open_study":
+        from nas.archive import open_study
+
+        return open_study
+    raise AttributeError(f"module 'nas' has no attribute {name!r}")

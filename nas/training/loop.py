@@ -156,8 +156,9 @@ def _fit(
         images = torch.from_numpy(rng.permutation(len(data.train))[:per_epoch])
         losses: list[float] = []
         for step, chosen in enumerate(torch.split(images, recipe.batch_size)[:steps], 1):
+            by_steps = (epoch * steps + step - 1) / (recipe.epochs * steps)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(share)
+                group["lr"] = recipe.rate(share, by_steps)
             batch, labels = data.train.batch(chosen)
             losses.append(_step(network, optimizer, batch, labels, recipe, rng))
             if not math.isfinite(losses[-1]):

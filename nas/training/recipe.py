@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+LONGEST_WARMUP = 0.3  # of a training with a time limit
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -22,7 +24,8 @@ class Recipe:
         batch_size: images a step.
         random_subnets: a step, beside the largest and the smallest.
         learning_rate: of AdamW, at its peak.
-        warmup: share of the training in which the rate rises from zero; a cosine to zero follows.
+        warmup: share of the steps of all epochs in which the rate rises from zero; a cosine to
+            zero follows.
         weight_decay: of weight matrices and filters; none on biases, norms and tokens.
         betas: of AdamW.
         label_smoothing: of the largest's labels.
@@ -41,14 +44,21 @@ class Recipe:
     label_smoothing: float = 0.0
     clip_norm: float = 1.0
 
-    def rate(self, share: float) -> float:
-        """Learning rate after a share of the training.
+    def rate(self, share: float, by_steps: float) -> float:
+        """Learning rate at a moment of the training.
+
+        A time limit hastens the fall but not the rise: warmed up in fewer steps, a transformer
+        learns more slowly for long after. The rise takes `LONGEST_WARMUP` of the training at most.
+
+        Args:
+            share: of the training that is done, by steps or by time, whichever is further.
+            by_steps: share of the steps of all epochs that is done.
 
         >>> r = Recipe(learning_rate=1.0, warmup=0.5)
-        >>> [round(r.rate(share), 3) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-        [0.0, 0.5, 1.0, 0.5, 0.0]
+        >>> [round(r.rate(share, share), 3) for share in (0.0, 0.125, 0.5, 0.75, 1.0)]
+        [0.0, 0.25, 1.0, 0.5, 0.0]
         """
-        if share < self.warmup:
-            return self.learning_rate * share / self.warmup
-        falling = (min(share, 1.0) - self.warmup) / (1 - self.warmup)
-        return self.learning_rate * (1 + math.cos(math.pi * falling)) / 2
+        longest = max(LONGEST_WARMUP, self.warmup)
+        risen = min(max(by_steps / self.warmup, share / longest), 1.0)
+        falling = min(max((share - self.warmup) / (1 - self.warmup), 0.0), 1.0)
+        return self.learning_rate * risen * (1 + math.cos(math.pi * falling)) / 2

@@ -133,9 +133,17 @@ def test_data_must_fit_the_space(tiny: Recipe, space: SearchSpace) -> None:
 
 def test_rate_rises_and_falls() -> None:
     recipe = Recipe()
-    assert recipe.rate(0) == 0
-    assert recipe.rate(recipe.warmup) == pytest.approx(recipe.learning_rate)
-    assert recipe.rate(1) == pytest.approx(0)
+    assert recipe.rate(0, 0) == 0
+    assert recipe.rate(recipe.warmup, recipe.warmup) == pytest.approx(recipe.learning_rate)
+    assert recipe.rate(1, 1) == pytest.approx(0)
+
+
+def test_time_limit_hastens_the_fall_of_the_rate_but_not_its_rise() -> None:
+    recipe = Recipe()
+    few_steps = recipe.warmup / 10
+    assert recipe.rate(0.02, few_steps) == pytest.approx(recipe.learning_rate / 10)
+    assert recipe.rate(0.3, few_steps) > recipe.learning_rate / 2
+    assert recipe.rate(1, few_steps) == pytest.approx(0)
 
 
 def test_small_networks_train_in_one_thread(space: SearchSpace) -> None:

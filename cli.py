@@ -1,0 +1,526 @@
+"""The `nas` command: parses, calls `nas`, prints. Results on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from nas.events import Event
+    from nas.study import Study
+
+app = typer.Typer(
+    name="nas",
+    help="Hardware-aware neural architecture search: a space, a device and a budget in, "
+    "a verified Pareto front of quantized subnetworks out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Storage = Annotated[
+    str,
+    typer.Option("--storage", envvar="NAS_STORAGE", help="Any SQLAlchemy URL.", show_envvar=True),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for pictures and exported subnets.")]
+Space = Annotated[str, typer.Option("--space", help="Search space; see `nas spaces`.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="Sizes of the space.")]
+Data = Annotated[str | None, typer.Option("--data", help="Name of a data set, or an image folder.")]
+Target = Annotated[
+    str, typer.Option("--target", help="Device name, `cpu`, or a profile file; see `nas targets`.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Examples a forward pass.")]
+TrainTime = Annotated[
+    str | None, typer.Option("--train-time", help="Limit of a training, such as 2m or 90s.")
+]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name; see `nas studies`.")]
+
+DEFAULT_STORAGE = "sqlite:///nas.db"
+DEFAULT_OUT = Path("nas-out")
+
+
+@app.command()
+def search(
+    space: Space = "vit",
+    target: Target = "cpu",
+    budget: Annotated[
+        list[str] | None,
+        typer.Option("--budget", help="Limit, repeatable: 5ms, params<=6M, latency<=0.5*max."),
+    ] = None,
+    preset: Preset = None,
+    data: Data = None,
+    trials: Annotated[int, typer.Option(help="Real evaluations in all.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of search and training.")] = 0,
+    sampler: Annotated[str, typer.Option(help="How the next candidate is chosen.")] = "guided",
+    objective: Annotated[
+        list[str] | None,
+        typer.Option("--objective", help="Repeatable; default accuracy and latency."),
+    ] = None,
+    schemes: Annotated[
+        str | None, typer.Option(help="Only these schemes, comma-separated.")
+    ] = None,
+    batch_size: BatchSize = 1,
+    study: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    out: Out = DEFAULT_OUT,
+    train_time: TrainTime = None,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train the supernet anew.")] = False,
+    no_export: Annotated[
+        bool, typer.Option("--no-export", help="Only search: write no subnets, verify nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search a space for a device under budgets, and export the Pareto front."""
+    from nas import service
+    from nas.request import RunOptions, SearchRequest
+
+    request = SearchRequest(
+        space=space,
+        target=target,
+        budgets=tuple(budget or ()),
+        preset=preset,
+        data=data,
+        objectives=tuple(objective or ("accuracy", "latency")),
+        trials=trials,
+        seed=seed,
+        sampler=sampler,
+        batch_size=batch_size,
+        schemes=tuple(s.strip() for s in schemes.split(",")) if schemes else None,
+    )
+    options = RunOptions(
+        storage=storage,
+        study=study,
+        out=out,
+        train_time_s=_seconds(train_time),
+        retrain=retrain,
+        export=not no_export,
+    )
+    with _progress() as listener:
+        found = service.search(request, options, listener)
+    _print_study(found, out, storage, as_json)
+
+
+@app.command()
+def resume(
+    study: StudyName,
+    trials: Annotated[
+        int | None, typer.Option(help="Real evaluations in all; default as before.")
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    out: Out = DEFAULT_OUT,
+    no_export: Annotated[bool, typer.Option("--no-export", help="Only search.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Continue a study where it stood."""
+    from nas import service
+    from nas.request import RunOptions
+
+    options = RunOptions(storage=storage, study=study, out=out, export=not no_export)
+    with _progress() as listener:
+        found = service.resume(study, trials, options, listener)
+    _print_study(found, out, storage, as_json)
+
+
+@app.command()
+def studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+    """List the studies of a database."""
+    from nas import archive
+
+    rows = archive.list_studies(storage)
+    if as_json:
+        _print_json(rows)
+        return
+    _print_rows(rows, "no studies yet: start one with `nas search`")
+
+
+@app.command()
+def pareto(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV and nothing else.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Draw front.png and front.html there too.")
+    ] = None,
+) -> None:
+    """Print the Pareto front of a study."""
+    from nas import archive
+    from nas.errors import UsageError
+    from nas.report.table import table_csv
+
+    if csv and as_json:
+        raise UsageError("--csv and --json are two outputs.", "Give one of them.")
+    found = archive.open_study(study, storage)
+    if out is not None:
+        archive.draw(found, out)
+    if csv:
+        sys.stdout.write(table_csv(found))
+    else:
+        _print_study(found, out, storage, as_json)
+
+
+@app.command()
+def export(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    out: Out = DEFAULT_OUT,
+    as_json: AsJson = False,
+) -> None:
+    """Write each network of the front: config.json, model.safetensors, model.onnx."""
+    from nas import service
+    from nas.request import RunOptions
+
+    with _progress() as listener:
+        found = service.export(study, RunOptions(storage=storage, out=out), listener)
+    if as_json:
+        _print_json(found.to_dict())
+        return
+    for row in found.front:
+        typer.echo(row.exported)
+
+
+@app.command()
+def verify(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    out: Out = DEFAULT_OUT,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize the front for real, time it on this machine, and set it beside the prediction."""
+    from nas import service
+    from nas.request import RunOptions
+
+    with _progress() as listener:
+        found = service.verify(study, RunOptions(storage=storage, out=out), listener)
+    _print_study(found, out, storage, as_json)
+
+
+@app.command()
+def spaces(
+    name: Annotated[str | None, typer.Argument(help="Of a space.")] = None,
+    preset: Preset = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Show costs on this device too.")
+    ] = None,
+    batch_size: BatchSize = 1,
+    as_json: AsJson = False,
+) -> None:
+    """List the search spaces, or show one with its choices, size and extremes."""
+    from nas import inquiry
+
+    if name is None:
+        rows = inquiry.list_spaces()
+        _print_json(rows) if as_json else _print_rows(rows, "no spaces")
+        return
+    shown = inquiry.describe_space(name, preset, target, batch_size)
+    if as_json:
+        _print_json(shown)
+        return
+    typer.echo(f"{name} ({shown['preset']}): {shown['title']}")
+    typer.echo(f"{shown['architectures']:,} distinct architectures\n")
+    _print_rows(shown["choices"], "no choices")
+    typer.echo("")
+    _print_rows(shown["extremes"], "")
+
+
+@app.command()
+def targets(
+    name: Annotated[str | None, typer.Argument(help="Of a target, or a profile file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the targets, or show one with where each figure came from."""
+    from nas import inquiry
+
+    if name is None:
+        rows = inquiry.list_targets()
+        _print_json(rows) if as_json else _print_rows(rows, "no targets")
+        return
+    shown = inquiry.describe_target(name)
+    if as_json:
+        _print_json(shown)
+        return
+    for key, value in shown.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            typer.echo(f"\n{key}:")
+            _print_rows(value, "")
+        else:
+            typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+@app.command()
+def profile(
+    device: Annotated[str, typer.Option(help="What to measure: cpu.")] = "cpu",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; default is target `cpu` itself.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
+    threads: Annotated[int, typer.Option(help="Of the runtime.")] = 1,
+    batch_size: BatchSize = 1,
+    space: Annotated[
+        list[str] | None, typer.Option("--space", help="Repeatable; default all spaces.")
+    ] = None,
+    time_limit: Annotated[
+        str, typer.Option("--time", help="For the measurements, such as 90s.")
+    ] = "110s",
+) -> None:
+    """Measure this machine: ops and whole networks, in the runtime that will serve them."""
+    from nas import service
+
+    with _progress() as listener:
+        path, lines = service.profile(
+            device,
+            out,
+            runtime,
+            threads,
+            batch_size,
+            space,
+            _seconds(time_limit) or 110.0,
+            listener,
+        )
+    for line in lines:
+        typer.echo(line)
+    typer.echo(f"written to {path}; use it with --target {'cpu' if out is None else path}")
+
+
+@app.command()
+def predict(
+    space: Space = "vit",
+    target: Target = "cpu",
+    preset: Preset = None,
+    arch: Annotated[
+        str, typer.Option(help="largest, smallest, or choice=value,... such as depth=3,ffn=M.")
+    ] = "largest",
+    scheme: Annotated[
+        str | None, typer.Option(help="Quantization everywhere; default the native precision.")
+    ] = None,
+    batch_size: BatchSize = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Predict latency, memory, parameters and MACs of one network."""
+    from nas import inquiry
+
+    shown = inquiry.predict(space, preset, target, arch, scheme, batch_size)
+    if as_json:
+        _print_json(shown)
+        return
+    for line in shown["lines"]:
+        typer.echo(line)
+
+
+@app.command()
+def train(
+    space: Space = "vit",
+    preset: Preset = None,
+    data: Data = None,
+    seed: Annotated[int, typer.Option(help="Of initial weights, order and subnets.")] = 0,
+    train_time: Annotated[
+        str | None, typer.Option("--time", help="Limit, such as 10m; default the whole recipe.")
+    ] = None,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Even if it was trained before.")
+    ] = False,
+) -> None:
+    """Train a supernet and keep it for later searches."""
+    from nas import service
+
+    with _progress() as listener:
+        lines = service.train(space, preset, data, seed, _seconds(train_time), retrain, listener)
+    for line in lines:
+        typer.echo(line)
+
+
+@app.command()
+def samplers() -> None:
+    """List the ways to choose the next candidate."""
+    from nas import inquiry
+
+    _print_rows(inquiry.list_samplers(), "no samplers")
+
+
+@app.command()
+def doctor(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+    """Print what matters for a bug report."""
+    from nas import inquiry
+
+    shown = inquiry.doctor(storage)
+    if as_json:
+        _print_json(shown)
+        return
+    width = max(map(len, shown))
+    for key, value in shown.items():
+        typer.echo(f"{key:<{width}}  {value}")
+
+
+# --- printing -----------------------------------------------------------------------------------
+
+
+def _seconds(text: str | None) -> float | None:
+    """`90s`, `2m` or `1h` in seconds."""
+    from nas.errors import UsageError
+
+    if text is None:
+        return None
+    factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
+    try:
+        value = float(text[:-1]) * (factor or 0.0)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e7:
+        raise UsageError(f"cannot read the time {text!r}.", "Write for instance 90s, 2m or 1h.")
+    return value
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def _print_rows(rows: list[dict[str, Any]], empty: str) -> None:
+    from rich.table import Table
+
+    if not rows:
+        typer.echo(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if v is None else str(v) for v in row.values()))
+    _console().print(table)
+
+
+def _console() -> Any:
+    """Stdout; a pipe gets lines wide enough for a table."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+
+
+def _print_study(study: Study, out: Path | None, storage: str, as_json: bool) -> None:
+    from nas import archive
+    from nas.report.table import front_table
+
+    if as_json:
+        _print_json(study.to_dict())
+        return
+    console = _console()
+    candidates = archive.candidates_of(study)
+    console.print(front_table(study, candidates.space, candidates.describe_policy))
+    for line in archive.summary(study, None if out is None else out, storage):
+        console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Progress on stderr: bars on a terminal, plain lines elsewhere."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        yield _PlainLines()
+        return
+    columns = (
+        TextColumn("{task.fields[stage]}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def listen(event: Event) -> None:
+            if event.total is None:
+                _remember(event)
+                bars.console.print(event.text, soft_wrap=True)
+                return
+            if event.stage not in tasks:
+                tasks[event.stage] = bars.add_task("", total=event.total, stage=event.stage)
+            bars.update(
+                tasks[event.stage],
+                completed=event.done,
+                total=event.total,
+                description=event.text,
+                visible=(event.done or 0) < event.total,
+            )
+
+        yield listen
+
+
+class _PlainLines:
+    """Progress for logs: every note, and a line at each tenth of a stage or each ten seconds."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, event: Event) -> None:
+        if event.total is None or event.done is None:
+            _remember(event)
+            print(event.text, file=sys.stderr, flush=True)
+            return
+        now, tenth = time.monotonic(), int(10 * event.done / event.total) if event.total else 10
+        before, at = self._shown.get(event.stage, (-1, now))
+        if tenth != before or now - at >= 10:
+            self._shown[event.stage] = (tenth, now)
+            share = 100 * event.done / max(event.total, 1e-9)
+            print(f"{event.stage} {share:.0f}% {event.text}", file=sys.stderr, flush=True)
+
+
+_running: list[str] = []
+
+
+def _remember(event: Event) -> None:
+    """Keep the command that resumes the running study, for an interruption."""
+    if event.stage == "study":
+        _running[:] = [event.text.rpartition("resume with: ")[2]]
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C; not KeyboardInterrupt, which the command parser would turn into its own abort."""
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise _Interrupted
+
+
+def main() -> None:
+    """Run the command; errors of the program's own become one line and an exit code."""
+    from hw_profiles.errors import NasError
+
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        app()
+    except NasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except _Interrupted:
+        print("\ninterrupted; every finished evaluation is kept.", file=sys.stderr)
+        if _running:
+            print(f"resume with: {_running[0]}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(130)  # worker threads of the numeric libraries must not hold the exit up
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    main()

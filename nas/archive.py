@@ -1,0 +1,167 @@
+"""Studies that exist: opened, listed, drawn, summed up."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import search_spaces
+from nas.candidate import CandidateSpace
+from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
+from nas.storage.database import open_database
+from nas.storage.faults import hide_password
+from nas.storage.records import StudyRecord
+from nas.storage.studies import Studies
+from nas.study import Study
+
+
+def read_study(studies: Studies, record: StudyRecord) -> Study:
+    return Study(
+        record,
+        tuple(studies.trials(record.id)),
+        tuple(studies.measurements(record.id)),
+        tuple(studies.artefacts(record.id)),
+    )
+
+
+def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
+    """A study as it stands in the database.
+
+    Raises:
+        NotFoundError: if there is no such study or no database.
+    """
+    with open_database(storage, create=False) as database:
+        studies = Studies(database)
+        return read_study(studies, studies.find_study(name))
+
+
+def candidates_of(study: Study) -> CandidateSpace:
+    """The joint space of a study."""
+    r = study.record
+    space = search_spaces.get(
+        r.space,
+        r.preset,
+        n_classes=r.request["n_classes"],
+        in_channels=r.request["in_channels"],
+    )
+    return CandidateSpace(space, tuple(r.request["schemes"]))
+
+
+def draw(study: Study, out: Path) -> tuple[Path, Path]:
+    """Draw the front as `front.png` and `front.html` in the study's folder.
+
+    Raises:
+        ExportError: if they cannot be written.
+    """
+    from nas.report.picture import save_html, save_png
+
+    folder = out / study.name
+    candidates = candidates_of(study)
+    png, html = folder / "front.png", folder / "front.html"
+    save_png(study, png)
+    save_html(study, candidates.space, candidates.describe_policy, html)
+    return png, html
+
+
+def list_studies(storage: str) -> list[dict[str, Any]]:
+    """The studies of a database, last active first.
+
+    Raises:
+        NotFoundError, StorageError: if it cannot be read.
+    """
+    with open_database(storage, create=False) as database:
+        return [
+            {
+                "study": s.study.name,
+                "space": f"{s.study.space} ({s.study.preset})",
+                "target": s.study.target,
+                "budgets": ", ".join(map(str, s.study.budgets)) or "none",
+                "trials": f"{s.trials} of {s.study.request['asked']['trials']}",
+                "last active": f"{s.active_at:%Y-%m-%d %H:%M} UTC",
+                "run by": s.holder or "-",
+            }
+            for s in Studies(database).list_studies()
+        ]
+
+
+def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
+    """The command that continues a study; a password in the URL is hidden."""
+    words = ["nas", "resume", name]
+    if trials is not None:
+        words += ["--trials", str(trials)]
+    if options.storage != os.environ.get("NAS_STORAGE", DEFAULT_STORAGE):
+        words += ["--storage", hide_password(options.storage)]
+    if options.out != DEFAULT_OUT:
+        words += ["--out", str(options.out)]
+    return shlex.join(words)
+
+
+def predictor_notes(study: Study) -> tuple[str, ...]:
+    """How well the accuracy predictor ranked the trials that it proposed."""
+    from scipy.stats import kendalltau
+
+    pairs = [
+        (t.origin["predicted"]["accuracy"], t.accuracy)
+        for t in study.trials
+        if t.accuracy is not None and "accuracy" in (t.origin.get("predicted") or {})
+    ]
+    if len(pairs) < 10:
+        return ()
+    predicted, real = np.array(pairs).T
+    tau = kendalltau(predicted, real).statistic
+    error = np.abs(predicted - real).mean()
+    return (
+        f"accuracy predictor on the {len(pairs)} trials that it chose: mean error "
+        f"{100 * error:.2f} points, Kendall tau {tau:.2f}",
+    )
+
+
+def summary(study: Study, out: Path | None, storage: str) -> list[str]:
+    """The lines under a front's table."""
+    from nas.evaluation import accuracy_noise
+
+    rows = study.front
+    lines = [""]
+    complete = [t for t in study.trials if t.state == "complete"]
+    failed = len(study.trials) - len(complete)
+    lines.append(
+        f"{len(rows)} networks on the front, of {len(study.trials)} evaluated"
+        + (f" ({failed} failed)" if failed else "")
+    )
+    lines += study.notes
+    if rows:
+        n = int(study.record.request["n_validation"])
+        noise = accuracy_noise(max(r.accuracy for r in rows), n)
+        lines.append(
+            f"val: accuracy on {n:,} validation images, standard error {100 * noise:.2f} points; "
+            "test: images that no search saw"
+        )
+    lines.append(f"latency: {study.record.request['target_summary']}")
+    lines += measured_lines(study)
+    exported = [r.exported for r in rows if r.exported]
+    if exported:
+        lines.append(f"subnets: {Path(exported[0]).parent}")
+    if out is not None:
+        lines.append(f"pictures: {out / study.name / 'front.png'}, front.html beside it")
+    options = RunOptions(storage=storage, out=out or DEFAULT_OUT)
+    lines.append(f"more trials: {resume_command(study.name, 2 * len(study.trials), options)}")
+    return lines
+
+
+def measured_lines(study: Study) -> list[str]:
+    """Predicted against measured in one line, where something was measured."""
+    rows = [r for r in study.front if r.latency_ms_measured]
+    if not rows:
+        return []
+    predicted = np.array([r.latency_ms for r in rows])
+    upper = np.array([r.latency_ms_upper for r in rows])
+    real = np.array([float(r.latency_ms_measured or 0) for r in rows])
+    error = 100 * np.abs(predicted / real - 1).mean()
+    return [
+        f"measured here: mean error of the prediction {error:.1f}%, the bound held for "
+        f"{int((real <= upper).sum())} of {len(rows)}"
+    ]

@@ -1,0 +1,176 @@
+"""An exported subnet: a folder with config.json, model.safetensors and model.onnx."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import search_spaces
+from nas.errors import CheckpointError, ExportError, NasError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = 1
+_AGAIN = "Export it anew with `nas export STUDY`."
+
+
+class SubnetConfig(BaseModel):
+    """What config.json says of a subnet.
+
+    Attributes:
+        objectives: figure -> value with its provenance.
+        preprocessing: how an image becomes the network's input.
+        files: name -> SHA-256 of the other files.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    space: str
+    preset: str
+    n_classes: int
+    in_channels: int
+    architecture: dict[str, int | float | str]
+    policy: dict[str, str]
+    runtime: str
+    batch_size: int
+    data: str
+    preprocessing: dict[str, Any]
+    class_names: list[str]
+    objectives: dict[str, dict[str, Any]]
+    study: str
+    trial: int
+    supernet: str
+    version: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """How an exported network compares with the supernet's on real inputs.
+
+    Attributes:
+        weights_difference: largest absolute difference of float32 logits, relative to their
+            largest, of the loaded safetensors against the activated subnet.
+        onnx_agreement: share of images on which model.onnx, with its policy, decides as the
+            simulated arithmetic.
+        images: compared.
+    """
+
+    weights_difference: float
+    onnx_agreement: float
+    images: int
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ExportError: if the place cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ExportError(
+            f"cannot write {path}: {error.strerror}.", "Free some room or choose another --out."
+        ) from None
+
+
+def load_config(folder: Path) -> SubnetConfig:
+    """The config of an exported subnet, with nothing in it trusted.
+
+    Raises:
+        CheckpointError: if there is none, or it is truncated, foreign or newer.
+    """
+    path = folder / "config.json"
+    try:
+        config = SubnetConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}.", _AGAIN) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise CheckpointError(
+            f"{path} is no config of a subnet ({where}: {first['msg']}).", _AGAIN
+        ) from None
+    if config.format != FORMAT:
+        raise CheckpointError(f"{path} is of format {config.format}.", "Upgrade the program.")
+    return config
+
+
+def load_subnet(folder: str | os.PathLike[str]) -> nn.Module:
+    """An exported subnet as a plain network with its own weights, in evaluation mode.
+
+    The weights are those before quantization; the policy is applied in model.onnx.
+
+    Args:
+        folder: that `nas export` wrote.
+
+    Raises:
+        CheckpointError: if a file is missing, truncated or of something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    place = Path(folder)
+    config = load_config(place)
+    path = place / "model.safetensors"
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != config.files.get(path.name):
+            raise CheckpointError(f"{path} is not the file that was exported.", _AGAIN)
+        space = search_spaces.get(
+            config.space, config.preset, n_classes=config.n_classes, in_channels=config.in_channels
+        )
+        network = space.build(config.architecture)
+        network.load_state_dict(load(data))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}.", _AGAIN) from None
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, NasError):
+            raise
+        raise CheckpointError(f"{path} does not fit its config.", _AGAIN) from None
+    return network.eval()
+
+
+def run_onnx(path: Path, images: Tensor, batch_size: int) -> Tensor:
+    """Logits (n, classes) of an ONNX file for images (n, ...), in batches of its fixed size.
+
+    The last batch is filled up with its own first image.
+    """
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    found = []
+    for part in images.split(batch_size):
+        missing = batch_size - len(part)
+        full = torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing else part
+        out = session.run(None, {name: full.contiguous().numpy()})[0]
+        found.append(torch.from_numpy(out)[: len(part)])
+    return torch.cat(found)
+
+
+def to_json_bytes(config: SubnetConfig) -> bytes:
+    """config.json as written."""
+    return (json.dumps(config.model_dump(mode="json"), indent=1) + "\n").encode()

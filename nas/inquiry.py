@@ -1,0 +1,261 @@
+"""Looking things up: spaces, targets, predictions, and what matters for a bug report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+import search_spaces
+from hw_profiles import registry
+from hw_profiles.machine import nvidia_gpus, this_cpu
+from hw_profiles.profile import DeviceProfile, FitError
+from nas import __version__
+from nas.budget import format_quantity
+from nas.candidate import parse_architecture
+from nas.errors import NasError, UsageError
+from nas.paths import cache_dir
+from nas.setting import Setting
+from nas.storage.database import open_database
+from nas.storage.faults import hide_password
+from nas.storage.studies import Studies
+from nas.targets import THIS_CPU, local_profile, resolve_target
+from search_spaces.choices import Value
+
+_PACKAGES = (
+    "torch", "numpy", "optuna", "pymoo", "scikit-learn", "sqlalchemy", "onnx", "onnxruntime",
+)  # fmt: skip
+
+
+def list_spaces() -> list[dict[str, Any]]:
+    """Every registered space with its presets."""
+    return [
+        {"space": name, "presets": ", ".join(presets), "what": title}
+        for name, (title, presets) in search_spaces.names().items()
+    ]
+
+
+def describe_space(
+    name: str, preset: str | None, target: str | None, batch_size: int = 1
+) -> dict[str, Any]:
+    """Choices, exact number of architectures, and smallest, middle and largest ones.
+
+    Raises:
+        NotFoundError: if there is no such space, preset or target.
+    """
+    space = search_spaces.get(name, preset)
+    choices = [
+        {
+            "choice": c.name,
+            "values": ", ".join(map(str, c.values)),
+            "active": "always"
+            if c.active is None
+            else f"{c.active.choice} in {', '.join(map(str, sorted(c.active.values, key=str)))}",
+        }
+        for c in space.choices.choices
+    ]
+    sample = space.choices.sample(501, np.random.default_rng(0))
+    archs = [space.choices.decode(row) for row in sample]
+    params = [sum(op.params for _, op in space.workload(a)) for a in archs]
+    middle = archs[int(np.argsort(params)[len(params) // 2])]
+    setting = None
+    if target is not None:
+        setting = Setting(space, resolve_target(target), batch_size)
+    shown = []
+    named = {"smallest": space.smallest(), "middle": middle, "largest": space.largest()}
+    for label, arch in named.items():
+        ops = [op for _, op in space.workload(arch, batch_size)]
+        row: dict[str, Any] = {
+            "": label,
+            "params": format_quantity("params", sum(op.params for op in ops)),
+            "MACs": format_quantity("macs", sum(op.op.macs for op in ops)),
+        }
+        if setting is not None:
+            costs = _costs(setting, arch, setting.profile.precisions[0])
+            row[f"latency on {setting.profile.name}"] = format_quantity(
+                "latency", costs["latency_ms"]
+            )
+            row["bound"] = format_quantity("latency", costs["latency_ms_upper"])
+            row["memory"] = format_quantity("memory", costs["memory_bytes"])
+        row["architecture"] = space.describe(arch)
+        shown.append(row)
+    return {
+        "space": name,
+        "preset": space.preset,
+        "title": search_spaces.names()[name][0],
+        "architectures": space.choices.cardinality(),
+        "choices": choices,
+        "extremes": shown,
+    }
+
+
+def _costs(setting: Setting, arch: dict[str, Value], scheme: str) -> dict[str, float]:
+    candidate = setting.candidates.uniform(arch, scheme)
+    genome = setting.candidates.encode(candidate.architecture, candidate.policy)
+    return {k: float(v[0]) for k, v in setting.costs.costs(genome[None, :]).items()}
+
+
+def _error(error: FitError | None) -> str:
+    if error is None:
+        return "not measured"
+    return f"{error.mape:.1f}% on {error.rows} kept out"
+
+
+def list_targets() -> list[dict[str, Any]]:
+    """Every target with its provenance and error; a profile that cannot be read says why."""
+    rows = []
+    for name in registry.shipped():
+        try:
+            rows.append(_target_row(name, registry.load(name)))
+        except NasError as error:
+            rows.append({"target": name, "device": f"unreadable: {error}"})
+    try:
+        rows.append(_target_row(THIS_CPU, resolve_target(THIS_CPU)))
+    except NasError:
+        rows.append(
+            {
+                "target": THIS_CPU,
+                "device": this_cpu().name,
+                "runtime": "onnxruntime",
+                "precisions": "-",
+                "source": "not profiled yet: `nas profile`, or the first search, does it",
+                "network error": "-",
+            }
+        )
+    return rows
+
+
+def _target_row(name: str, profile: DeviceProfile) -> dict[str, Any]:
+    kinds = sorted({m.provenance for m in profile.op_models}) or ["measured"]
+    return {
+        "target": name,
+        "device": profile.device.name,
+        "runtime": profile.runtime.name,
+        "precisions": ", ".join(profile.precisions),
+        "source": " and ".join(kinds) + (f" {profile.created}" if profile.created else ""),
+        "network error": _error(profile.network.error if profile.network else None),
+    }
+
+
+def describe_target(name: str) -> dict[str, Any]:
+    """A target with the source and error of each group of figures.
+
+    Raises:
+        NotFoundError, ProfileError: if there is no such target or file.
+    """
+    profile = resolve_target(name)
+    shown: dict[str, Any] = {
+        "target": profile.name,
+        "device": profile.device.name,
+        "device source": profile.device.source,
+        "runtime": f"{profile.runtime.name} {profile.runtime.version}".strip(),
+        "threads": profile.runtime.threads,
+        "native precision": profile.runtime.native,
+        "precisions": list(profile.precisions),
+    }
+    if profile.created:
+        shown["created"] = profile.created
+    if profile.network is not None:
+        shown["networks"] = (
+            f"{profile.network.provenance}: {profile.network.source}; error "
+            f"{_error(profile.network.error)}; upper bound at {profile.network.coverage:.0%}"
+        )
+    for note in profile.notes:
+        shown.setdefault("notes", []).append(note)
+    if profile.op_models:
+        shown["ops"] = [
+            {
+                "op": m.kind,
+                "precision": m.precision,
+                "provenance": m.provenance,
+                "error": _error(m.error),
+                "source": m.source,
+            }
+            for m in profile.op_models
+        ]
+    else:
+        shown["measured"] = f"{len(profile.ops)} ops, {len(profile.networks)} networks"
+    return shown
+
+
+def predict(
+    name: str,
+    preset: str | None,
+    target: str,
+    arch: str,
+    scheme: str | None,
+    batch_size: int = 1,
+) -> dict[str, Any]:
+    """Every cost of one network on a target.
+
+    Raises:
+        NotFoundError: if something named does not exist.
+        UsageError: if the batch size is not positive.
+    """
+    if batch_size < 1:
+        raise UsageError("--batch-size must be at least 1.", "")
+    space = search_spaces.get(name, preset)
+    setting = Setting(space, resolve_target(target), batch_size)
+    architecture = parse_architecture(space, arch)
+    scheme = scheme or setting.profile.precisions[0]
+    costs = _costs(setting, architecture, scheme)
+    coverage = setting.costs.latency.coverage
+    where = f"batch {batch_size}, on {setting.profile.name}"
+    lines = [
+        f"{space.describe(architecture)} in {scheme}, {where}",
+        f"latency  {format_quantity('latency', costs['latency_ms'])}, at most "
+        f"{format_quantity('latency', costs['latency_ms_upper'])} at {coverage:.0%} coverage",
+        f"memory   {format_quantity('memory', costs['memory_bytes'])} at the peak, of it "
+        f"{format_quantity('weights', costs['weight_bytes'])} weights",
+        f"params   {format_quantity('params', costs['params'])}",
+        f"MACs     {format_quantity('macs', costs['macs'])}",
+        f"source   {setting.costs.latency.provenance}",
+    ]
+    return {
+        "space": name,
+        "preset": space.preset,
+        "target": setting.profile.name,
+        "batch_size": batch_size,
+        "architecture": architecture,
+        "scheme": scheme,
+        **costs,
+        "coverage": coverage,
+        "source": setting.costs.latency.provenance,
+        "lines": lines,
+    }
+
+
+def list_samplers() -> list[dict[str, Any]]:
+    """Samplers with what they do."""
+    from nas.search import samplers
+
+    return [{"sampler": name, "what": title} for name, title in samplers.list_samplers().items()]
+
+
+def doctor(storage: str) -> dict[str, str]:
+    """Versions, devices, threads, cache and storage; passwords are hidden."""
+    cpu = this_cpu()
+    shown = {
+        "frontier-nas": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+    shown |= {name: version(name) for name in _PACKAGES}
+    shown["cpu"] = f"{cpu.name}, {cpu.cores} cores, {(cpu.memory_bytes or 0) / 2**30:.0f} GiB"
+    shown["gpus"] = "; ".join(nvidia_gpus()) or "none that the NVIDIA driver shows"
+    threads = os.environ.get("OMP_NUM_THREADS")
+    shown["threads"] = f"OMP_NUM_THREADS={threads}" if threads else "all cores"
+    profile = local_profile()
+    shown["cache"] = str(cache_dir())
+    shown["cpu profile"] = str(profile) if profile.exists() else "none yet (`nas profile`)"
+    shown["storage"] = hide_password(storage)
+    try:
+        with open_database(storage, create=False) as database:
+            shown["studies"] = str(len(Studies(database).list_studies()))
+    except NasError as error:
+        shown["studies"] = f"none: {error.message}"
+    return shown

@@ -1,0 +1,1 @@
+"""A front as text, picture and page."""

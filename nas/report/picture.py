@@ -1,0 +1,188 @@
+"""The front as a picture: PNG by Matplotlib, and a page to explore by Plotly."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from nas.errors import ExportError
+from nas.study import OBJECTIVES, Study
+from search_spaces.space import SearchSpace
+
+_LABELS = {
+    "accuracy": "accuracy on validation (%)",
+    "latency": "latency, upper bound (ms)",
+    "memory": "peak memory (KiB)",
+    "params": "parameters",
+    "weights": "weights (KiB)",
+    "macs": "MACs",
+}
+_FACTORS = {"accuracy": 100.0, "memory": 1 / 1024, "weights": 1 / 1024}
+
+
+def _axes(study: Study) -> tuple[str, str]:
+    """Objective names for the horizontal and vertical axis."""
+    others = [name for name in study.objectives if name != "accuracy"]
+    if "accuracy" in study.objectives:
+        return others[0], "accuracy"
+    return study.objectives[0], study.objectives[-1]
+
+
+def _values(trials: list[Any], name: str) -> list[float]:
+    column, factor = OBJECTIVES[name][0], _FACTORS.get(name, 1.0)
+    return [float(getattr(t, column)) * factor for t in trials]
+
+
+def _budget_line(study: Study, name: str) -> float | None:
+    for text in study.record.request.get("limits", []):
+        if text["quantity"] == name:
+            return float(text["limit"]) * _FACTORS.get(name, 1.0)
+    return None
+
+
+def _title(study: Study) -> str:
+    r = study.record
+    return f"{r.space} ({r.preset}) on {r.target}, batch {r.batch_size}, {r.data}"
+
+
+def save_png(study: Study, path: Path) -> None:
+    """Draw all trials, the front, the budget and what was measured.
+
+    Raises:
+        ExportError: if the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    x_name, y_name = _axes(study)
+    done = [t for t in study.trials if t.state == "complete"]
+    front = study.front_trials()
+    numbers = {t.number for t in front}
+    rest = [t for t in done if t.number not in numbers and t.feasible]
+    over = [t for t in done if not t.feasible]
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.scatter(_values(rest, x_name), _values(rest, y_name), s=16, c="#b8c0cc", label="evaluated")
+    if over:
+        axes.scatter(
+            _values(over, x_name), _values(over, y_name), s=18, c="#d9a0a0", marker="x",
+            label="over budget",
+        )  # fmt: skip
+    x, y = _values(front, x_name), _values(front, y_name)
+    axes.step(x, y, where="post", color="#1f5fa8", linewidth=1.2)
+    axes.scatter(x, y, s=34, c="#1f5fa8", zorder=3, label="Pareto front")
+    if x_name == "latency":
+        measured = [(r.latency_ms_measured, r.accuracy * 100) for r in study.front]
+        shown = [(a, b) for a, b in measured if a is not None]
+        if shown and y_name == "accuracy":
+            axes.scatter(
+                [a for a, _ in shown], [b for _, b in shown], s=30, facecolors="none",
+                edgecolors="#d9822b", linewidths=1.4, zorder=4, label="measured",
+            )  # fmt: skip
+    everything = _values(done, x_name)
+    if everything and min(everything) > 0 and max(everything) / min(everything) > 3:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    limit = _budget_line(study, x_name)
+    if limit is not None and everything:
+        if limit <= max(everything) * 1.5:
+            axes.axvline(limit, color="#a03030", linestyle="--", linewidth=1, label="budget")
+        else:
+            axes.plot([], [], " ", label=f"budget {limit:g} is far right: it does not bind")
+    axes.set_xlabel(_LABELS[x_name])
+    axes.set_ylabel(_LABELS[y_name])
+    axes.set_title(_title(study), fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write the picture {path}: {error.strerror}.", "Choose another --out."
+        ) from None
+
+
+def save_html(study: Study, space: SearchSpace, describe_policy: Any, path: Path) -> None:
+    """A page of its own with the same picture to explore, and the table of the front.
+
+    Raises:
+        ExportError: if the file cannot be written.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    x_name, y_name = _axes(study)
+    done = [t for t in study.trials if t.state == "complete"]
+    front = study.front_trials()
+    numbers = {t.number for t in front}
+
+    def hover(trial: Any) -> str:
+        return (
+            f"<b>trial {trial.number}</b><br>{space.describe(trial.architecture)}<br>"
+            f"{describe_policy(trial.policy)}<br>accuracy {trial.accuracy:.2%}<br>"
+            f"latency {trial.latency_ms:.4g} ms, bound {trial.latency_ms_upper:.4g} ms<br>"
+            f"{trial.params:,} parameters, {trial.memory_bytes / 1024:.0f} KiB"
+        )
+
+    figure = make_subplots(
+        rows=2, cols=1, row_heights=[0.6, 0.4], vertical_spacing=0.1,
+        specs=[[{"type": "xy"}], [{"type": "table"}]],
+    )  # fmt: skip
+    groups = [
+        ("evaluated", [t for t in done if t.number not in numbers], "markers", "#b8c0cc", 7),
+        ("Pareto front", front, "lines+markers", "#1f5fa8", 10),
+    ]
+    for label, trials, mode, color, size in groups:
+        figure.add_trace(
+            go.Scatter(
+                x=_values(trials, x_name), y=_values(trials, y_name), mode=mode, name=label,
+                marker={"color": color, "size": size}, line={"shape": "hv", "color": color},
+                text=[hover(t) for t in trials], hoverinfo="text",
+            ),
+            row=1, col=1,
+        )  # fmt: skip
+    x_all = _values(done, x_name)
+    log = bool(x_all) and min(x_all) > 0 and max(x_all) / min(x_all) > 3
+    figure.update_xaxes(title=_LABELS[x_name], type="log" if log else "linear", row=1, col=1)
+    figure.update_yaxes(title=_LABELS[y_name], row=1, col=1)
+    limit = _budget_line(study, x_name)
+    if limit is not None and x_all and limit <= max(x_all) * 1.5:
+        figure.add_vline(x=math.log10(limit) if log else limit, line_dash="dash", row=1, col=1)
+    rows = study.front
+    cells = {
+        "trial": [r.trial for r in rows],
+        "accuracy": [f"{r.accuracy:.2%}" for r in rows],
+        "test": ["-" if r.accuracy_test is None else f"{r.accuracy_test:.2%}" for r in rows],
+        "latency ms": [f"{r.latency_ms:.4g}" for r in rows],
+        "bound ms": [f"{r.latency_ms_upper:.4g}" for r in rows],
+        "measured ms": [
+            "-" if r.latency_ms_measured is None else f"{r.latency_ms_measured:.4g}" for r in rows
+        ],
+        "memory KiB": [f"{r.memory_bytes / 1024:.0f}" for r in rows],
+        "parameters": [f"{r.params:,}" for r in rows],
+        "architecture": [space.describe(r.architecture) for r in rows],
+        "policy": [describe_policy(r.policy) for r in rows],
+    }
+    widths = [1, 1.3, 1.2, 1.3, 1.3, 1.6, 1.6, 1.6, 4, 4]
+    figure.add_trace(
+        go.Table(
+            header={"values": list(cells), "align": "left"},
+            cells={"values": list(cells.values()), "align": "left"},
+            columnwidth=widths,
+        ),
+        row=2, col=1,
+    )  # fmt: skip
+    figure.update_layout(title=_title(study), template="plotly_white", height=950)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.write_html(path, include_plotlyjs=True, full_html=True)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write the page {path}: {error.strerror}.", "Choose another --out."
+        ) from None

@@ -1,0 +1,69 @@
+"""The front as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rich.table import Table
+
+from nas.budget import format_quantity
+from nas.study import Study
+from search_spaces.space import SearchSpace
+
+
+def front_table(
+    study: Study, space: SearchSpace, describe_policy: Callable[[Mapping[str, str]], str]
+) -> Table:
+    """One row a network, fastest first; a measured column only where something was measured."""
+    rows = study.front
+    measured = any(row.latency_ms_measured is not None for row in rows)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for name in ("trial", "val", "test", "latency", "bound"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if measured:
+        table.add_column("measured", justify="right", no_wrap=True)
+        table.add_column("agree", justify="right", no_wrap=True)
+    for name in ("memory", "params"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("architecture", overflow="fold")
+    table.add_column("policy", overflow="fold")
+    for row in rows:
+        cells = [
+            str(row.trial),
+            f"{row.accuracy:.2%}",
+            "-" if row.accuracy_test is None else f"{row.accuracy_test:.2%}",
+            format_quantity("latency", row.latency_ms),
+            format_quantity("latency", row.latency_ms_upper),
+        ]
+        if measured:
+            value, agreement = row.latency_ms_measured, row.agreement
+            cells.append("-" if value is None else format_quantity("latency", value))
+            cells.append("-" if agreement is None else f"{agreement:.1%}")
+        cells += [
+            format_quantity("memory", row.memory_bytes),
+            format_quantity("params", row.params),
+            space.describe(row.architecture),
+            describe_policy(row.policy),
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def table_csv(study: Study) -> str:
+    """The front as CSV, one row a network, the fields of `FrontRow`."""
+    import csv
+    import io
+    import json
+    from dataclasses import asdict, fields
+
+    from nas.study import FrontRow
+
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [f.name for f in fields(FrontRow)], lineterminator="\n")
+    writer.writeheader()
+    for row in study.front:
+        plain = asdict(row)
+        plain["architecture"] = json.dumps(plain["architecture"])
+        plain["policy"] = json.dumps(plain["policy"])
+        writer.writerow({k: "" if v is None else v for k, v in plain.items()})
+    return out.getvalue()

@@ -1,0 +1,135 @@
+"""What a user asks of a search, checked as far as it can be before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nas.budget import parse_budgets
+from nas.errors import StudyMismatchError, UsageError, nearest
+from nas.study import OBJECTIVES
+
+DEFAULT_STORAGE = "sqlite:///nas.db"
+DEFAULT_OUT = Path("nas-out")
+MAX_TRIALS = 1_000_000
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """A search.
+
+    Attributes:
+        space: name of the family.
+        target: name of a device, `cpu` for this machine, or a profile's file.
+        budgets: limits as typed, such as `5ms`.
+        preset: of the space; None picks the one that fits the data.
+        data: name of a data set or a folder; None is the space's default.
+        objectives: names; accuracy is the one that is really evaluated.
+        trials: real evaluations in all, those done before included.
+        seed: of the search.
+        sampler: name from the registry of samplers.
+        batch_size: examples a forward pass on the target.
+        schemes: restricts the quantization schemes that the target offers.
+        supernet_seed: of the supernet's training.
+    """
+
+    space: str = "vit"
+    target: str = "cpu"
+    budgets: tuple[str, ...] = ()
+    preset: str | None = None
+    data: str | None = None
+    objectives: tuple[str, ...] = ("accuracy", "latency")
+    trials: int = 100
+    seed: int = 0
+    sampler: str = "guided"
+    batch_size: int = 1
+    schemes: tuple[str, ...] | None = None
+    supernet_seed: int = 0
+
+    def __post_init__(self) -> None:
+        parse_budgets(self.budgets)
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise nearest(name, OBJECTIVES, "objective")
+        if "accuracy" not in self.objectives or len(self.objectives) < 2:
+            raise UsageError(
+                "a search needs accuracy and at least one cost as objectives.",
+                f"Costs: {', '.join(n for n in OBJECTIVES if n != 'accuracy')}.",
+            )
+        if len(set(self.objectives)) != len(self.objectives):
+            raise UsageError("an objective stands twice.", "Give each once.")
+        for what, value, most in (
+            ("--trials", self.trials, MAX_TRIALS),
+            ("--batch-size", self.batch_size, 4096),
+        ):
+            if not 1 <= value <= most:
+                raise UsageError(f"{what} must be from 1 to {most:,}, not {value:,}.", "")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed must be from 0 to {2**32 - 1:,}.", "")
+
+    def study_name(self) -> str:
+        """A readable name made of space, target and budget."""
+        target = self.target.rsplit("/", 1)[-1].removesuffix(".json")
+        budgets = [str(b).removeprefix("latency<=") for b in parse_budgets(self.budgets)]
+        parts = [self.space, self.preset, target, *(budgets or ["free"])]
+        if self.batch_size != 1:
+            parts.append(f"b{self.batch_size}")
+        text = "-".join(p for p in parts if p)
+        return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SearchRequest:
+        """The request that `to_json` wrote; further keys are not its own and are left."""
+        mine: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        mine |= {k: tuple(v) for k, v in mine.items() if isinstance(v, list)}
+        return cls(**mine)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a search is run, as opposed to what is asked of it.
+
+    Attributes:
+        storage: SQLAlchemy URL.
+        study: name; None makes one of space, target and budget.
+        out: folder for pictures and exported subnets.
+        train_time_s: limit of a training.
+        retrain: train the supernet anew for a new study.
+        export: write the front's subnets, and verify them where the target is this machine.
+    """
+
+    storage: str = DEFAULT_STORAGE
+    study: str | None = None
+    out: Path = DEFAULT_OUT
+    train_time_s: float | None = None
+    retrain: bool = False
+    export: bool = True
+
+
+def refuse_mismatch(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to open a study for another request; the number of trials may differ.
+
+    Raises:
+        StudyMismatchError: listing what differs.
+    """
+    differs = [
+        f"{key} was {_short(before.get(key))}, now {_short(value)}"
+        for key, value in now.items()
+        if key != "trials" and before.get(key) != value
+    ]
+    if differs:
+        raise StudyMismatchError(
+            f"study {name!r} was opened for another search: {'; '.join(differs)}.",
+            f"Run it as it was with `nas resume {name}`, or name another with --study.",
+        )
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,166 @@
+"""The setting of a search: its joint space on its target, with budgets that are known to be met.
+
+Needs no trained supernet: whether a budget can be met is known before any training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_profiles.profile import DeviceProfile
+from nas.budget import Budget, format_quantity
+from nas.candidate import CandidateSpace
+from nas.errors import BudgetError, nearest
+from predictors.costs import CostModel
+from predictors.latency import latency_predictor
+from search_spaces.choices import Genomes
+from search_spaces.space import SearchSpace
+
+SAMPLE = 20_000
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How a budget binds: the space's range of the quantity, and the share that meets it."""
+
+    budget: Budget
+    smallest: float
+    largest: float
+    share: float
+
+    @property
+    def binds(self) -> bool:
+        """Whether any candidate exceeds it."""
+        return self.budget.limit < self.largest
+
+    def __str__(self) -> str:
+        name = self.budget.quantity
+        low, high = format_quantity(name, self.smallest), format_quantity(name, self.largest)
+        if not self.binds:
+            return (
+                f"budget {self.budget} does not bind: the whole space reaches from {low} to {high}"
+            )
+        share = f"{self.share:.1%}" if self.share >= 0.001 else "less than 0.1%"
+        return f"budget {self.budget}: {share} of the space meets it; it reaches {low} to {high}"
+
+
+class Setting:
+    """A space on a target at a batch size, under budgets.
+
+    Args:
+        space: the architectures.
+        profile: the target.
+        batch_size: examples a forward pass.
+        budgets: limits; relative ones are resolved against the space's largest.
+        schemes: restricts what the target offers.
+
+    Raises:
+        NotFoundError: if a scheme is not offered by the target.
+        ProfileError: if the profile lacks what the space's ops need.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        profile: DeviceProfile,
+        batch_size: int = 1,
+        budgets: Sequence[Budget] = (),
+        schemes: Sequence[str] | None = None,
+    ) -> None:
+        for scheme in schemes or ():
+            if scheme not in profile.precisions:
+                raise nearest(scheme, profile.precisions, f"scheme on {profile.name}")
+        offered = [s for s in profile.precisions if schemes is None or s in schemes]
+        self.profile = profile
+        self.batch_size = batch_size
+        self.candidates = CandidateSpace(space, tuple(offered))
+        self.costs = CostModel(
+            space,
+            self.candidates.choices,
+            offered,
+            latency_predictor(profile),
+            batch_size,
+            native=profile.precisions[0],
+        )
+        self._last: tuple[bytes, dict[str, NDArray[np.float64]]] = (b"", {})
+        self.budgets = tuple(
+            b.resolved(self.costs.extreme(b.column, largest=True)[0]) if b.relative else b
+            for b in budgets
+        )
+
+    @property
+    def space(self) -> SearchSpace:
+        """The architectures."""
+        return self.candidates.space
+
+    @cached_property
+    def _sample(self) -> dict[str, NDArray[np.float64]]:
+        genomes = self.candidates.choices.sample(SAMPLE, np.random.default_rng(0))
+        return self.costs.costs(genomes)
+
+    def costs_of(self, genomes: Genomes) -> dict[str, NDArray[np.float64]]:
+        """Every cost of a population, (n,) each; asked again for the same one, not computed."""
+        key = genomes.tobytes()
+        if self._last[0] != key:
+            self._last = (key, self.costs.costs(genomes))
+        return self._last[1]
+
+    def violation(self, genomes: Genomes) -> NDArray[np.float64]:
+        """Summed relative excess over the budgets, (n,); 0 where all are met."""
+        costs = self.costs_of(genomes)
+        excess = np.zeros(len(genomes))
+        for budget in self.budgets:
+            excess += np.maximum(costs[budget.column] / budget.limit - 1.0, 0.0)
+        return excess
+
+    def reach(self, budget: Budget) -> Reach:
+        """How one budget binds; the share is that of uniformly drawn candidates."""
+        return Reach(
+            budget,
+            self.costs.extreme(budget.column, largest=False)[0],
+            self.costs.extreme(budget.column, largest=True)[0],
+            float((self._sample[budget.column] <= budget.limit).mean()),
+        )
+
+    def require_reachable(self) -> list[Reach]:
+        """How each budget binds, if all can be met at once.
+
+        Raises:
+            BudgetError: naming the nearest reachable value.
+        """
+        reaches = [self.reach(budget) for budget in self.budgets]
+        for reach in reaches:
+            if reach.smallest > reach.budget.limit:
+                quantity = reach.budget.quantity
+                nearest_text = _rounded_up(quantity, reach.smallest)
+                raise BudgetError(
+                    f"no candidate of {self.space.name} ({self.space.preset}) on "
+                    f"{self.profile.name} meets {reach.budget}: the least it can reach is "
+                    f"{format_quantity(quantity, reach.smallest)}.",
+                    f"Ask for {nearest_text} or more, or another space, preset or target.",
+                )
+        if len(reaches) > 1:
+            least, genome = self.costs.minimise(self.violation)
+            if least > 0:
+                costs = self.costs.costs(genome[None, :])
+                has = ", ".join(
+                    f"{b.quantity} {format_quantity(b.quantity, float(costs[b.column][0]))}"
+                    for b in self.budgets
+                )
+                raise BudgetError(
+                    f"no candidate meets {' and '.join(map(str, self.budgets))} together; "
+                    f"the nearest has {has}.",
+                    "Loosen one of them.",
+                )
+        return reaches
+
+
+def _rounded_up(quantity: str, value: float) -> str:
+    """A limit that is surely met: the value one unit of its third digit up."""
+    step = 10.0 ** (np.floor(np.log10(value)) - 2)
+    return str(Budget(quantity, float(np.ceil(value / step * (1 + 1e-9)) * step)))

@@ -1,0 +1,53 @@
+"""Targets by what a user types: a shipped device, a profile file, or `cpu`, this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hw_profiles import registry
+from hw_profiles.machine import this_cpu
+from hw_profiles.profile import DeviceProfile
+from nas.errors import NotFoundError
+from nas.paths import cache_dir
+
+THIS_CPU = "cpu"
+
+
+def local_profile() -> Path:
+    """Where the profile of this machine's CPU is kept; it may not exist yet."""
+    return cache_dir() / "profiles" / f"{THIS_CPU}.json"
+
+
+def is_this_machine(profile: DeviceProfile) -> bool:
+    """Whether a profile was made on a machine like this one, so that it can be verified here."""
+    here = this_cpu()
+    mine = profile.device
+    return (mine.kind, mine.name, mine.cores) == ("cpu", here.name, here.cores)
+
+
+def resolve_target(
+    name: str, make_cpu_profile: Callable[[], DeviceProfile] | None = None
+) -> DeviceProfile:
+    """The profile that a target's name stands for.
+
+    Args:
+        name: of a device, `cpu`, or a path to a profile.
+        make_cpu_profile: measures this machine where it has no profile yet.
+
+    Raises:
+        NotFoundError: if there is no such target, or this machine is not profiled and may not be.
+        ProfileError: if a profile file is not sound.
+    """
+    if name != THIS_CPU:
+        return registry.load(name)
+    path = local_profile()
+    if path.exists():
+        found = registry.load(THIS_CPU, {THIS_CPU: path})
+        if is_this_machine(found):
+            return found
+    if make_cpu_profile is None:
+        raise NotFoundError(
+            "this machine has no profile yet.", "Make one with `nas profile --device cpu`."
+        )
+    return make_cpu_profile()

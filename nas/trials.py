@@ -1,0 +1,137 @@
+"""The trials of a study: asked for, evaluated, committed one by one."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.archive import read_study
+from nas.candidate import CandidateSpace
+from nas.data.dataset import Dataset
+from nas.evaluation import EvaluationError, Evaluator
+from nas.events import Event, Listener
+from nas.request import SearchRequest
+from nas.search.engine import Evaluated, EvaluationFailed, run_search
+from nas.search.problem import Objective, Problem
+from nas.setting import Setting
+from nas.storage.records import StudyRecord, TrialRecord
+from nas.storage.studies import Studies
+from nas.study import OBJECTIVES
+from search_spaces.choices import Genomes
+
+
+def problem_of(request: SearchRequest, setting: Setting) -> Problem:
+    """The request as a search problem: costs are known, accuracy is evaluated."""
+    columns = {name: OBJECTIVES[name] for name in request.objectives}
+
+    def costs(genomes: Genomes) -> dict[str, NDArray[np.float64]]:
+        found = setting.costs_of(genomes)
+        return {name: found[c] for name, (c, _) in columns.items() if name != "accuracy"}
+
+    def features(genomes: Genomes) -> NDArray[np.float64]:
+        found = setting.costs_of(genomes)
+        names = ("latency_ms", "params", "weight_bytes", "macs")
+        return np.log(np.stack([found[name] for name in names], axis=1))
+
+    return Problem(
+        choices=setting.candidates.choices,
+        objectives=tuple(
+            Objective(name, more, known=name != "accuracy") for name, (_, more) in columns.items()
+        ),
+        costs=costs,
+        violation=setting.violation,
+        features=features,
+    )
+
+
+def run_trials(
+    studies: Studies,
+    study: StudyRecord,
+    request: SearchRequest,
+    setting: Setting,
+    evaluator: Evaluator,
+    data: Dataset,
+    listener: Listener,
+) -> None:
+    """Ask, evaluate, commit, until the study has its trials."""
+    started: dict[int, float] = {}
+    best = {"accuracy": 0.0}
+
+    def evaluate(genome: NDArray[np.int64], number: int) -> dict[str, float]:
+        started[number] = time.perf_counter()
+        candidate = setting.candidates.decode(genome)
+        try:
+            value = evaluator.accuracy(candidate, data.validation)
+        except (EvaluationError, MemoryError) as error:
+            raise EvaluationFailed(str(error) or type(error).__name__) from error
+        return {"accuracy": value}
+
+    def record(found: Evaluated) -> None:
+        candidate = setting.candidates.decode(found.genome)
+        costs = {k: float(v[0]) for k, v in setting.costs_of(found.genome[None, :]).items()}
+        begun = started.get(found.number, time.perf_counter())
+        studies.add_trial(
+            study.id,
+            TrialRecord(
+                number=found.number,
+                key=found.key,
+                genome=tuple(int(g) for g in found.genome),
+                architecture=dict(candidate.architecture),
+                policy=dict(candidate.policy),
+                state=found.state,
+                reason=found.origin.get("reason"),
+                accuracy=found.values.get("accuracy"),
+                latency_ms=costs["latency_ms"],
+                latency_ms_upper=costs["latency_ms_upper"],
+                memory_bytes=round(costs["memory_bytes"]),
+                params=round(costs["params"]),
+                weight_bytes=round(costs["weight_bytes"]),
+                macs=round(costs["macs"]),
+                feasible=found.feasible,
+                origin=found.origin,
+                seconds=time.perf_counter() - begun,
+            ),
+        )
+        best["accuracy"] = max(best["accuracy"], found.values.get("accuracy", 0.0))
+        text = f"trial {found.number + 1} of {request.trials}, best accuracy {best['accuracy']:.2%}"
+        listener(Event("search", text, found.number + 1, request.trials))
+
+    def past(trial: TrialRecord) -> Evaluated:
+        values = {} if trial.accuracy is None else {"accuracy": trial.accuracy}
+        return Evaluated(
+            number=trial.number,
+            genome=np.array(trial.genome, dtype=np.int64),
+            key=trial.key,
+            values=values,
+            feasible=trial.feasible,
+            state=trial.state,
+            origin=trial.origin,
+        )
+
+    run_search(
+        problem_of(request, setting),
+        request.sampler,
+        trials=request.trials,
+        seed=request.seed,
+        history=[past(t) for t in studies.trials(study.id)],
+        evaluate=evaluate,
+        record=record,
+    )
+
+
+def test_front(
+    studies: Studies,
+    study: StudyRecord,
+    candidates: CandidateSpace,
+    evaluator: Evaluator,
+    data: Dataset,
+    listener: Listener,
+) -> None:
+    """Accuracy of the front on the test part, which no search saw."""
+    front = [t for t in read_study(studies, study).front_trials() if t.accuracy_test is None]
+    for done, trial in enumerate(front, 1):
+        candidate = candidates.decode(np.array(trial.genome))
+        studies.set_accuracy_test(trial.id, evaluator.accuracy(candidate, data.test))
+        listener(Event("test", "accuracy on the test part", done, len(front)))

@@ -1,0 +1,110 @@
+"""Predicted against real: the front's networks run and timed in the target's runtime, here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from hw_profiles.op import Op
+from hw_profiles.profile import DeviceProfile
+from hw_profiles.profiler import idle_job, measure, model_job, op_job, timing
+from nas.candidate import CandidateSpace
+from nas.data.dataset import Dataset
+from nas.errors import MeasureError
+from nas.evaluation import Evaluator
+from nas.events import Event, Listener
+from nas.export.onnx import check_quantized
+from nas.export.subnet import run_onnx
+from nas.storage.records import MeasurementRecord
+from nas.study import Study
+
+#: Images of the validation part on which real and simulated decisions are compared.
+AGREEMENT_IMAGES = 1000
+PROCESSES = 4
+ROUNDS = 5
+_ANCHOR = Op("linear", (64, 256, 256), "fp32")
+
+
+def verify_front(
+    study: Study,
+    candidates: CandidateSpace,
+    profile: DeviceProfile,
+    evaluator: Evaluator,
+    data: Dataset,
+    listener: Listener,
+) -> list[MeasurementRecord]:
+    """Run every exported network of a front for real.
+
+    Its quantized operators must be in the graph that the session runs, its decisions are compared
+    with the simulated ones, and it is timed in several processes beside the others.
+
+    Args:
+        study: whose front was exported.
+        candidates: the study's joint space.
+        profile: of this machine; its runtime and threads are used.
+        evaluator: of the simulated arithmetic.
+        data: whose validation images are run.
+        listener: told of the progress.
+
+    Raises:
+        MeasureError: if a network is not there or cannot be timed.
+        ExportError: if an operator of a policy is missing.
+    """
+    trials = {row.trial: row.exported for row in study.front}
+    front = study.front_trials()
+    paths = [Path(str(trials[t.number])) / "model.onnx" for t in front]
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise MeasureError(
+            f"{missing[0]} is not there.", f"Write it with `nas export {study.name}`."
+        )
+    agreements = []
+    part, groups = data.validation, candidates.space.group_modules()
+    images = part.batch(torch.arange(min(AGREEMENT_IMAGES, len(part))))[0]
+    for done, (trial, path) in enumerate(zip(front, paths, strict=True)):
+        listener(Event("verify", f"decisions of trial {trial.number}", done, 2 * len(front)))
+        candidate = candidates.decode(np.array(trial.genome))
+        check_quantized(onnx.load(path), candidate.policy, groups, profile.runtime.name)
+        simulated = evaluator.logits(candidate, part, len(images)).argmax(1)
+        decided = run_onnx(path, images, evaluator.batch_size).argmax(1)
+        agreements.append(float((simulated == decided).double().mean()))
+    threads = profile.runtime.threads
+    readings = measure(
+        [idle_job("onnxruntime", threads), *(model_job(path, threads) for path in paths)],
+        op_job(_ANCHOR, "onnxruntime", threads),
+        processes=PROCESSES,
+        rounds=ROUNDS,
+        threads=threads,
+        progress=lambda text, share: listener(
+            Event("verify", text, len(front) * (1 + share), 2 * len(front))
+        ),
+    )
+    listener(Event("verify", "done", 2 * len(front), 2 * len(front)))
+    records = []
+    for trial, found, agreement in zip(front, readings.jobs[1:], agreements, strict=True):
+        if not found:
+            raise MeasureError(
+                f"there was no time to measure trial {trial.number}.", "Try on a quieter machine."
+            )
+        timed = timing(found)
+        records.append(
+            MeasurementRecord(
+                trial_id=trial.id,
+                quantity="latency_ms",
+                value=timed.median_ms,
+                spread_within=timed.spread_within * timed.median_ms,
+                spread_between=timed.spread_between * timed.median_ms,
+                repeats=timed.repeats,
+                processes=timed.processes,
+                device=profile.device.name,
+                runtime=f"{profile.runtime.name} {profile.runtime.version}",
+                precision=candidates.describe_policy(trial.policy),
+                batch_size=study.record.batch_size,
+                threads=threads,
+                agreement=agreement,
+            )
+        )
+    return records

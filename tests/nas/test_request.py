@@ -1,0 +1,55 @@
+"""Requests: checked at once, readable names, a study opened for another is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.errors import NotFoundError, StudyMismatchError, UsageError
+from nas.request import SearchRequest, refuse_mismatch
+
+
+def test_names_are_made_of_space_target_and_budget() -> None:
+    request = SearchRequest("vit", "a100", ("5ms",), preset="digits")
+    assert request.study_name() == "vit-digits-a100-5ms"
+    several = SearchRequest("vit", "some/my cpu.json", ("params<=6M", "0.5ms"), batch_size=8)
+    assert several.study_name() == "vit-my-cpu-500us-params-6M-b8"
+    assert SearchRequest("vit", "cpu").study_name() == "vit-cpu-free"
+
+
+@given(
+    budgets=st.lists(st.sampled_from(["5ms", "params<=6M", "memory<=1MiB"]), unique=True),
+    trials=st.integers(1, 1000),
+    schemes=st.none() | st.just(("bf16", "int8")),
+)
+def test_requests_round_trip_through_json(
+    budgets: list[str], trials: int, schemes: tuple[str, ...] | None
+) -> None:
+    request = SearchRequest("vit", "a100", tuple(budgets), trials=trials, schemes=schemes)
+    assert SearchRequest.from_json({**request.to_json(), "profile": "x"}) == request
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"objectives": ("accuracy",)}, UsageError),
+        ({"objectives": ("latency", "memory")}, UsageError),
+        ({"objectives": ("accuracy", "latency", "latency")}, UsageError),
+        ({"objectives": ("accuracy", "speed")}, NotFoundError),
+        ({"trials": 0}, UsageError),
+        ({"batch_size": 0}, UsageError),
+        ({"seed": -1}, UsageError),
+        ({"budgets": ("5",)}, UsageError),
+    ],
+)
+def test_wrong_requests_are_refused(fields: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        SearchRequest("vit", "a100", **fields)  # type: ignore[arg-type]
+
+
+def test_what_differs_is_listed() -> None:
+    before = {"seed": 0, "trials": 10, "budgets": ["5ms"]}
+    refuse_mismatch("s", before, {"seed": 0, "trials": 99, "budgets": ["5ms"]})
+    with pytest.raises(StudyMismatchError, match="seed was 0, now 1; budgets was 5ms, now 6ms"):
+        refuse_mismatch("s", before, {"seed": 1, "trials": 10, "budgets": ["6ms"]})

@@ -1,0 +1,72 @@
+"""Whether a budget can be met is known before any training, and said with the nearest value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import search_spaces
+from nas.budget import parse_budgets
+from nas.errors import BudgetError, NotFoundError
+from nas.setting import Setting
+from nas.targets import resolve_target
+
+SPACE = search_spaces.get("vit", "digits")
+A100 = resolve_target("a100")
+
+
+def setting(*budgets: str, schemes: list[str] | None = None) -> Setting:
+    return Setting(SPACE, A100, 1, parse_budgets(budgets), schemes)
+
+
+def test_a_loose_budget_does_not_bind_and_says_so() -> None:
+    (reach,) = setting("5ms").require_reachable()
+    assert not reach.binds
+    assert reach.share == 1.0
+    assert "does not bind" in str(reach)
+
+
+def test_a_binding_budget_states_its_share() -> None:
+    made = setting("params<=60k")
+    (reach,) = made.require_reachable()
+    genomes = made.candidates.choices.sample(4000, np.random.default_rng(5))
+    met = (made.costs.costs(genomes)["params"] <= 60_000).mean()
+    assert reach.binds
+    assert reach.share == pytest.approx(met, abs=0.03)
+    assert "of the space meets it" in str(reach)
+    assert ((made.violation(genomes) <= 0) == (made.costs.costs(genomes)["params"] <= 60_000)).all()
+
+
+def test_a_share_of_the_largest_is_resolved() -> None:
+    made = setting("params<=0.5*max")
+    largest = made.costs.extreme("params", largest=True)[0]
+    assert made.budgets[0].limit == pytest.approx(largest / 2)
+
+
+@pytest.mark.parametrize("budget", ["1us", "params<=1k", "memory<=1KiB", "macs<=100"])
+def test_an_impossible_budget_names_one_that_is_met(budget: str) -> None:
+    with pytest.raises(BudgetError, match="least it can reach") as caught:
+        setting(budget).require_reachable()
+    assert caught.value.exit_code == 3
+    proposed = caught.value.hint.split("Ask for ")[1].split(" or more")[0]
+    (reach,) = setting(proposed).require_reachable()
+    assert reach.smallest <= reach.budget.limit
+
+
+def test_budgets_that_exclude_each_other_are_refused_together() -> None:
+    lone = setting("params<=2.1k", "weights<=2700B")
+    lone.require_reachable()
+    # int4 stores fewer bytes and takes longer than bf16: both at their least is impossible
+    low_bytes = setting().costs.extreme("weight_bytes", largest=False)[0]
+    low_ms = setting().costs.extreme("latency_ms_upper", largest=False)[0]
+    with pytest.raises(BudgetError, match="together"):
+        setting(f"{low_ms * 1.001}ms", f"weights<={low_bytes * 1.001}B").require_reachable()
+
+
+def test_schemes_can_be_restricted() -> None:
+    made = setting(schemes=["bf16", "int4_wo"])
+    assert made.candidates.schemes == ("bf16", "int4_wo")
+    only = setting(schemes=["int8"])
+    assert only.costs.native == "bf16"  # what is not quantized stays native
+    with pytest.raises(NotFoundError, match="'int8'"):
+        setting(schemes=["int9"])

@@ -1,0 +1,266 @@
+"""The command as its users meet it: results, bad input, interruption, a second run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cli
+
+Run = Callable[..., tuple[int, str, str]]
+SEARCH = ("search", "--space", "vit", "--target", "a100", "--budget", "5ms")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in an empty folder with an empty cache: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("NAS_STORAGE", raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own Ctrl-C
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nas", *words])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        code = stop.value.code
+        return (code if isinstance(code, int) else int(bool(code))), out, err
+
+    return call
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys, cli; cli.app(['--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = done.stdout.split()
+    assert "Usage" in done.stdout
+    assert "typer" in modules
+    assert not {"torch", "numpy", "sklearn", "optuna", "sqlalchemy"} & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("search", "--space", "vti"), 4, "'vit'"),
+        (("search", "--target", "a10"), 4, "'a100'"),
+        (("search", "--target", "nowhere/x.json"), 1, "no profile file"),
+        ((*SEARCH, "--data", "digit"), 4, "'digits'"),
+        ((*SEARCH, "--data", "no/such/folder"), 4, "no folder"),
+        ((*SEARCH, "--preset", "digit"), 4, "'digits'"),
+        ((*SEARCH, "--preset", "tiny"), 2, "--data"),
+        ((*SEARCH, "--schemes", "bf16,int9"), 4, "'int8'"),
+        ((*SEARCH, "--sampler", "guide"), 4, "'guided'"),
+        ((*SEARCH, "--objective", "accuracy", "--objective", "speed"), 4, "objective"),
+        ((*SEARCH, "--objective", "accuracy"), 2, "at least one cost"),
+        ((*SEARCH, "--trials", "0"), 2, "--trials"),
+        ((*SEARCH, "--trials", "many"), 2, "integer"),
+        ((*SEARCH, "--train-time", "2"), 2, "time"),
+        ((*SEARCH, "--storage", "postgres:/x"), 1, "database URL"),
+        ((*SEARCH, "--storage", "sqlite:////proc/none/nas.db"), 1, "cannot be opened"),
+        (("search", "--target", "a100", "--budget", "5"), 2, "unit"),
+        (("search", "--target", "a100", "--budget", "5parsecs"), 2, "unit"),
+        (("search", "--target", "a100", "--budget", "-1ms"), 2, "more than zero"),
+        (("search", "--target", "a100", "--budget", "0.001ms"), 3, "least it can reach"),
+        (("search", "--target", "a100", "--budget", "params<=1k"), 3, "2k"),
+        (("resume", "nothing"), 4, "no studies"),
+        (("pareto", "nothing"), 4, "no studies"),
+        (("export", "nothing"), 4, "no studies"),
+        (("verify", "nothing"), 4, "no studies"),
+        (("spaces", "vti"), 4, "'vit'"),
+        (("targets", "a10"), 4, "'a100'"),
+        (("targets", "cpu"), 4, "nas profile"),
+        (("predict", "--target", "a100", "--arch", "heads=9"), 4, "Choose one of"),
+        (("predict", "--target", "a100", "--arch", "wings=2"), 4, "choice"),
+        (("predict", "--target", "a100", "--scheme", "int9"), 4, "'int8'"),
+        (("predict", "--target", "a100", "--batch-size", "0"), 2, "at least 1"),
+        (("profile", "--device", "tpu"), 2, "cpu"),
+        (("profile", "--out", "/proc/none/cpu.json"), 1, "cannot"),
+        (("train", "--data", "digit"), 4, "'digits'"),
+        (("serch",), 2, "'search'"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_line_and_its_exit_code(
+    run: Run, words: tuple[str, ...], code: int, says: str
+) -> None:
+    found, out, err = run(*words)
+    assert (found, says in err) == (code, True), err
+    assert out == ""
+    assert "Traceback" not in err
+    assert not Path("nas.db").exists()  # refused before anything was opened
+    if found != 2 or err.startswith("error"):
+        assert err.count("error: ") == 1
+
+
+def test_a_budget_that_nothing_meets_names_one_that_is_met(run: Run) -> None:
+    code, _, err = run("search", "--target", "a100", "--budget", "1us")
+    assert code == 3
+    reachable = err.split("Ask for ")[1].split(" or more")[0]
+    code, out, err = run(
+        "search", "--target", "a100", "--budget", reachable, "--trials", "2", "--no-export",
+        "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out)["trials"] >= 1
+
+
+def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
+    code, out, err = run(*SEARCH, "--trials", "6", "--no-export")
+    assert code == 0, err
+    assert "does not bind" in out
+    assert "nas resume vit-digits-a100-5ms" in out
+    assert (tmp_path / "nas-out/vit-digits-a100-5ms/front.png").stat().st_size > 10_000
+    assert "<html>" in (tmp_path / "nas-out/vit-digits-a100-5ms/front.html").read_text()[:200]
+
+    code, out, err = run(*SEARCH, "--trials", "9", "--no-export", "--json")
+    assert code == 0, err
+    shown = json.loads(out)  # one object and nothing else on stdout
+    assert shown["trials"] == 9
+    assert shown["space"] == "vit"
+    row = shown["front"][0]
+    assert {
+        "trial", "accuracy", "latency_ms", "latency_ms_upper", "latency_ms_measured",
+        "memory_bytes", "params", "macs", "architecture", "policy",
+    } <= row.keys()  # fmt: skip
+    assert row["latency_ms_measured"] is None
+    assert row["latency_ms"] <= row["latency_ms_upper"] <= 5
+
+    assert json.loads(run("pareto", "vit-digits-a100-5ms", "--json")[1])["front"] == shown["front"]
+    csv = run("pareto", "vit-digits-a100-5ms", "--csv")[1].splitlines()
+    assert len(csv) == 1 + len(shown["front"])
+    assert csv[0].startswith("trial,accuracy,")
+    assert "9 of 9" in run("studies")[1]
+    assert "vit-digits-a100-5ms" in run("studies", "--json")[1]
+
+    for words, says in [
+        (("--trials", "5"), "9 trials already"),
+        (("--trials", "12", "--seed", "1"), "seed was 0, now 1"),
+        (("--trials", "12", "--target", "a100", "--schemes", "bf16"), "schemes was"),
+        (("--trials", "12", "--sampler", "random"), "sampler was guided, now random"),
+    ]:
+        code, _, err = run(*SEARCH, *words, "--no-export")
+        assert (code, says in err) == (2, True), err
+    code, _, err = run("pareto", "vit-digits-a100")
+    assert (code, "'vit-digits-a100-5ms'" in err) == (4, True)
+    code, _, err = run("verify", "vit-digits-a100-5ms")
+    assert (code, "is not this machine" in err) == (0, True)
+
+
+def test_lookups(run: Run) -> None:
+    code, out, _ = run("spaces", "vit", "--target", "a100")
+    assert code == 0
+    assert "74,909,055,840" not in out
+    assert "distinct architectures" in out
+    assert "layers.5.ffn" in out
+    code, out, _ = run("spaces", "vit", "--preset", "tiny", "--json")
+    assert json.loads(out)["architectures"] == 3 * (8**12 + 8**13 + 8**14)
+    code, out, _ = run("targets")
+    assert code == 0
+    assert "a100" in out
+    assert "not profiled yet" in out
+    code, out, _ = run("targets", "a100")
+    assert "aiconfigurator" in out
+    assert "derived" in out
+    code, out, _ = run("predict", "--target", "a100", "--arch", "depth=2", "--scheme", "int8")
+    assert "90% coverage" in out
+    assert run("samplers")[0] == 0
+
+
+def test_doctor_hides_passwords(run: Run) -> None:
+    code, out, _ = run("doctor", "--storage", "postgresql://me:secret@127.0.0.1:1/x")
+    assert code == 0
+    assert "secret" not in out
+    assert "***" in out
+    assert "torch" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no whole JSON"),
+        (b"\x80\x04K\x01.", "no whole JSON"),
+        (b'{"name": "x"}', "schema_version"),
+        (b'{"schema_version": 99}', "newer"),
+        (b'{"schema_version": 1, "name": "x"}', "not a valid device profile"),
+        (b"[" * 100_000, "no whole JSON"),
+    ],
+)
+def test_hostile_profiles_get_one_line(run: Run, content: bytes, says: str) -> None:
+    Path("p.json").write_bytes(content)
+    code, _, err = run("search", "--target", "p.json", "--budget", "5ms")
+    assert (code, says in err) == (1, True), err
+    assert len(err.strip().splitlines()) == 1
+
+
+# --- in processes of their own ------------------------------------------------------------------
+
+
+def _environment(tmp_path: Path) -> dict[str, str]:
+    return {**os.environ, "NAS_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
+
+
+def _start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *SEARCH, "--no-export", *words],
+        cwd=tmp_path,
+        env=_environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for_trial(process: subprocess.Popen[str], number: int) -> None:
+    """Until at least that many trials are done."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("search") and int(line.split("trial ")[1].split()[0]) >= number:
+            return
+    pytest.fail("the search ended before it was interrupted")
+
+
+def _front(tmp_path: Path) -> list[dict[str, object]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *SEARCH, "--no-export", "--trials", "24", "--json"],
+        cwd=tmp_path,
+        env=_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    front: list[dict[str, object]] = json.loads(done.stdout)["front"]
+    return front
+
+
+def test_killed_search_goes_on_to_the_same_front(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    expected = _front(whole)
+    for number in (3, 17):
+        process = _start(killed, "--trials", "24")
+        _wait_for_trial(process, number)
+        process.kill()
+        process.communicate()
+    assert _front(killed) == expected
+
+
+def test_interrupted_search_says_how_to_go_on(tmp_path: Path) -> None:
+    process = _start(tmp_path, "--trials", "60")
+    _wait_for_trial(process, 6)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "resume with: nas resume vit-digits-a100-5ms --trials 60" in err
+    assert "Traceback" not in err
+    process = _start(tmp_path, "--trials", "8", "--json")  # nobody holds the study any more
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0 or "trials already" in err, err
