@@ -13,9 +13,6 @@ import os
 import statistics
 import time
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-
 import numpy as np
 
 import search_spaces

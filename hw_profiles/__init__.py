@@ -1,1 +1,1 @@
-"""Ops, device profiles and the measuring of real devices (floor 1: knows no networks, no searches)."""
+"""Ops, device profiles and the measuring of devices (floor 1: no networks, no searches)."""

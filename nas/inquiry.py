@@ -64,7 +64,7 @@ def describe_space(
     middle = archs[int(np.argsort(params)[len(params) // 2])]
     setting = None
     if target is not None:
-        setting = Setting(space, resolve_target(target), batch_size)
+        setting = Setting(space, resolve_target(target, batch_size), batch_size)
     shown = []
     named = {"smallest": space.smallest(), "middle": middle, "largest": space.largest()}
     for label, arch in named.items():
@@ -199,7 +199,7 @@ def predict(
     if batch_size < 1:
         raise UsageError("--batch-size must be at least 1.", "")
     space = search_spaces.get(name, preset)
-    setting = Setting(space, resolve_target(target), batch_size)
+    setting = Setting(space, resolve_target(target, batch_size), batch_size)
     architecture = parse_architecture(space, arch)
     scheme = scheme or setting.profile.precisions[0]
     costs = _costs(setting, architecture, scheme)

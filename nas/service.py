@@ -71,13 +71,13 @@ def _profile(request: SearchRequest, listener: Listener) -> DeviceProfile:
             batch_size=request.batch_size,
             progress=lambda text, share: listener(Event("profile", text, share, 1.0)),
         )
-        path = local_profile()
+        path = local_profile(request.batch_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         made.save(path)
         listener(Event("note", f"profile of this machine kept in {path}"))
         return made
 
-    return resolve_target(request.target, make)
+    return resolve_target(request.target, request.batch_size, make)
 
 
 def _supernet(
@@ -277,8 +277,8 @@ def _export(
 
     exporter = FrontExporter(study, candidates, supernet, evaluator, data, out / study.name)
     front = study.front_trials()
-    for done, trial in enumerate(front, 1):
-        studies.add_artefact(exporter.write(trial))
+    for done, artefact in enumerate(exporter.write(front), 1):
+        studies.add_artefact(artefact)
         listener(Event("export", f"subnet {done} of {len(front)}", done, len(front)))
 
 
@@ -368,13 +368,13 @@ def profile(
         MeasureError: if the measurements fail.
         ProfileError: if the file cannot be written.
     """
-    from nas.profiling import profile_cpu
+    from nas.profiling import describe_profile, profile_cpu
 
     if device != THIS_CPU:
         raise UsageError(
             f"only this machine's cpu can be measured, not {device!r}.", "Use --device cpu."
         )
-    path = out or local_profile()
+    path = out or local_profile(batch_size)
     _require_writable(path)
     made = profile_cpu(
         path.stem,
@@ -386,15 +386,7 @@ def profile(
         progress=lambda text, share: listener(Event("profile", text, share, 1.0)),
     )
     made.save(path)
-    network = made.network
-    error = None if network is None else network.error
-    lines = [f"{made.device.name}, {made.runtime.name} {made.runtime.version}", *made.notes]
-    if error is not None:
-        lines.append(
-            f"error on {error.rows} networks kept out of the fit: {error.mape:.1f}% mean, "
-            f"{error.median_error:.1f}% median; the upper bound held for {error.coverage or 0:.0%}"
-        )
-    return path, lines
+    return path, describe_profile(made)
 
 
 def _require_writable(path: Path) -> None:

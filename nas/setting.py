@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hw_profiles.profile import DeviceProfile
 from nas.budget import Budget, format_quantity
 from nas.candidate import CandidateSpace
-from nas.errors import BudgetError, nearest
+from nas.errors import BudgetError, UsageError, nearest
 from predictors.costs import CostModel
 from predictors.latency import latency_predictor
 from search_spaces.choices import Genomes
@@ -62,6 +62,7 @@ class Setting:
     Raises:
         NotFoundError: if a scheme is not offered by the target.
         ProfileError: if the profile lacks what the space's ops need.
+        UsageError: if the profile was measured at other batch sizes.
     """
 
     def __init__(
@@ -76,6 +77,13 @@ class Setting:
             if scheme not in profile.precisions:
                 raise nearest(scheme, profile.precisions, f"scheme on {profile.name}")
         offered = [s for s in profile.precisions if schemes is None or s in schemes]
+        timed = {network.batch_size for network in profile.networks}
+        if timed and batch_size not in timed:
+            raise UsageError(
+                f"the profile {profile.name} was measured at batch size "
+                f"{', '.join(map(str, sorted(timed)))}, not {batch_size}.",
+                f"Measure with `nas profile --batch-size {batch_size}`.",
+            )
         self.profile = profile
         self.batch_size = batch_size
         self.candidates = CandidateSpace(space, tuple(offered))

@@ -14,9 +14,10 @@ from nas.paths import cache_dir
 THIS_CPU = "cpu"
 
 
-def local_profile() -> Path:
+def local_profile(batch_size: int = 1) -> Path:
     """Where the profile of this machine's CPU is kept; it may not exist yet."""
-    return cache_dir() / "profiles" / f"{THIS_CPU}.json"
+    name = THIS_CPU if batch_size == 1 else f"{THIS_CPU}-b{batch_size}"
+    return cache_dir() / "profiles" / f"{name}.json"
 
 
 def is_this_machine(profile: DeviceProfile) -> bool:
@@ -27,12 +28,15 @@ def is_this_machine(profile: DeviceProfile) -> bool:
 
 
 def resolve_target(
-    name: str, make_cpu_profile: Callable[[], DeviceProfile] | None = None
+    name: str,
+    batch_size: int = 1,
+    make_cpu_profile: Callable[[], DeviceProfile] | None = None,
 ) -> DeviceProfile:
     """The profile that a target's name stands for.
 
     Args:
         name: of a device, `cpu`, or a path to a profile.
+        batch_size: that this machine must have been measured at.
         make_cpu_profile: measures this machine where it has no profile yet.
 
     Raises:
@@ -41,13 +45,14 @@ def resolve_target(
     """
     if name != THIS_CPU:
         return registry.load(name)
-    path = local_profile()
+    path = local_profile(batch_size)
     if path.exists():
         found = registry.load(THIS_CPU, {THIS_CPU: path})
         if is_this_machine(found):
             return found
     if make_cpu_profile is None:
         raise NotFoundError(
-            "this machine has no profile yet.", "Make one with `nas profile --device cpu`."
+            "this machine has no profile yet.",
+            f"Make one with `nas profile --device cpu --batch-size {batch_size}`.",
         )
     return make_cpu_profile()

@@ -8,9 +8,7 @@ import numpy as np
 import onnx
 import torch
 
-from hw_profiles.op import Op
 from hw_profiles.profile import DeviceProfile
-from hw_profiles.profiler import idle_job, measure, model_job, op_job, timing
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
 from nas.errors import MeasureError
@@ -18,14 +16,13 @@ from nas.evaluation import Evaluator
 from nas.events import Event, Listener
 from nas.export.onnx import check_quantized
 from nas.export.subnet import run_onnx
+from nas.profiling import measure_models
 from nas.storage.records import MeasurementRecord
 from nas.study import Study
 
 #: Images of the validation part on which real and simulated decisions are compared.
 AGREEMENT_IMAGES = 1000
 PROCESSES = 4
-ROUNDS = 5
-_ANCHOR = Op("linear", (64, 256, 256), "fp32")
 
 
 def verify_front(
@@ -61,35 +58,28 @@ def verify_front(
         raise MeasureError(
             f"{missing[0]} is not there.", f"Write it with `nas export {study.name}`."
         )
-    agreements = []
+    agreements, models = [], []
     part, groups = data.validation, candidates.space.group_modules()
     images = part.batch(torch.arange(min(AGREEMENT_IMAGES, len(part))))[0]
     for done, (trial, path) in enumerate(zip(front, paths, strict=True)):
         listener(Event("verify", f"decisions of trial {trial.number}", done, 2 * len(front)))
         candidate = candidates.decode(np.array(trial.genome))
-        check_quantized(onnx.load(path), candidate.policy, groups, profile.runtime.name)
+        models.append(onnx.load(path))
+        check_quantized(models[-1], candidate.policy, groups, profile.runtime.name)
         simulated = evaluator.logits(candidate, part, len(images)).argmax(1)
         decided = run_onnx(path, images, evaluator.batch_size).argmax(1)
         agreements.append(float((simulated == decided).double().mean()))
-    threads = profile.runtime.threads
-    readings = measure(
-        [idle_job("onnxruntime", threads), *(model_job(path, threads) for path in paths)],
-        op_job(_ANCHOR, "onnxruntime", threads),
+    timings = measure_models(
+        models,
+        threads=profile.runtime.threads,
         processes=PROCESSES,
-        rounds=ROUNDS,
-        threads=threads,
         progress=lambda text, share: listener(
             Event("verify", text, len(front) * (1 + share), 2 * len(front))
         ),
     )
     listener(Event("verify", "done", 2 * len(front), 2 * len(front)))
     records = []
-    for trial, found, agreement in zip(front, readings.jobs[1:], agreements, strict=True):
-        if not found:
-            raise MeasureError(
-                f"there was no time to measure trial {trial.number}.", "Try on a quieter machine."
-            )
-        timed = timing(found)
+    for trial, timed, agreement in zip(front, timings, agreements, strict=True):
         records.append(
             MeasurementRecord(
                 trial_id=trial.id,
@@ -103,7 +93,7 @@ def verify_front(
                 runtime=f"{profile.runtime.name} {profile.runtime.version}",
                 precision=candidates.describe_policy(trial.policy),
                 batch_size=study.record.batch_size,
-                threads=threads,
+                threads=profile.runtime.threads,
                 agreement=agreement,
             )
         )

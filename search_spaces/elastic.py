@@ -113,14 +113,20 @@ class ElasticLayerNorm(nn.LayerNorm):
 
 
 class Tokens(nn.Module):
-    """Class token and learned absolute positions: (batch, patches, width) -> one token more."""
+    """Class token and learned absolute positions: (batch, patches, width) -> one token more.
 
-    def __init__(self, n_patches: int, width: int) -> None:
+    Args:
+        n_patches: tokens of an image.
+        width: of a token.
+        position_std: of the initial positions. On small images little else tells patches apart.
+    """
+
+    def __init__(self, n_patches: int, width: int, position_std: float) -> None:
         super().__init__()
         self.cls = nn.Parameter(torch.empty(1, 1, width))
         self.position = nn.Parameter(torch.empty(1, n_patches + 1, width))
         nn.init.normal_(self.cls, std=0.02)
-        nn.init.normal_(self.position, std=0.02)
+        nn.init.normal_(self.position, std=position_std)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1) + self.position
@@ -129,8 +135,8 @@ class Tokens(nn.Module):
 class ElasticTokens(Tokens):
     """Class token and positions whose first features are used."""
 
-    def __init__(self, n_patches: int, width: int) -> None:
-        super().__init__(n_patches, width)
+    def __init__(self, n_patches: int, width: int, position_std: float) -> None:
+        super().__init__(n_patches, width, position_std)
         self.active_width = width
 
     def activate(self, width: int) -> None:

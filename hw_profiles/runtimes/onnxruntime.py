@@ -12,6 +12,16 @@ from hw_profiles.op import Op
 from hw_profiles.runtimes.op_graphs import idle_graph, op_graph
 
 Call = Callable[[], object]
+#: Ops of the fixed mix: about a small transformer layer, in each precision.
+MIX = (
+    Op("linear", (17, 48, 144)),
+    Op("attention", (1, 3, 17, 17, 16)),
+    Op("layer_norm", (17, 48)),
+    Op("gelu", (17, 192)),
+    Op("linear", (17, 192, 48), "int8"),
+    Op("linear", (17, 48, 48), "int4_wo"),
+    Op("add", (17, 48)),
+)
 
 
 def open_session(model: str | bytes, threads: int = 1) -> ort.InferenceSession:
@@ -66,9 +76,13 @@ def _bound_call(model: bytes, threads: int) -> Call:
 
 def op_call(kind: str, shape: list[int], precision: str, copies: int = 1, threads: int = 1) -> Call:
     """One run of so many copies of an op."""
-    return _bound_call(
-        op_graph(Op(kind, tuple(shape), precision), copies).SerializeToString(), threads
-    )
+    op = Op(kind, tuple(shape), precision)
+    return _bound_call(op_graph(op, copies=copies).SerializeToString(), threads)
+
+
+def mix_call(threads: int = 1) -> Call:
+    """One run of a fixed mix of small ops."""
+    return _bound_call(op_graph(*MIX, copies=2).SerializeToString(), threads)
 
 
 def idle_call(threads: int = 1) -> Call:

@@ -160,14 +160,14 @@ _BUILDERS: dict[str, Callable[..., _Built]] = {
 }
 
 
-def op_graph(op: Op, copies: int = 1) -> onnx.ModelProto:
-    """A float32-in, float32-out ONNX model that computes an op so many times, on random weights.
+def op_graph(*ops: Op, copies: int = 1) -> onnx.ModelProto:
+    """A float32-in, float32-out ONNX model that computes ops so many times, on random weights.
 
     Raises:
         MeasureError: if ONNX Runtime does not run such an op.
     """
     graph = _Graph()
-    for _ in range(copies):
+    for op in ops * copies:
         output, shape = _BUILDERS[op.kind](graph, op.precision, *op.shape)
         graph.outputs[output] = shape
     return graph.model()

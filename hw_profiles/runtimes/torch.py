@@ -83,6 +83,19 @@ def op_call(kind: str, shape: list[int], precision: str, copies: int = 1, thread
     return without_gradients(lambda: [call() for call in calls], threads)
 
 
+def mix_call(threads: int = 1) -> Call:
+    """A fixed mix of small ops, one after another."""
+    calls = [
+        _linear(17, 48, 144),
+        _attention(1, 3, 17, 17, 16),
+        _layer_norm(17, 48),
+        _gelu(17, 192),
+        _linear(17, 192, 48),
+        _add(17, 48),
+    ]
+    return without_gradients(lambda: [call() for call in calls], threads)
+
+
 def idle_call(threads: int = 1) -> Call:
     """A call that computes nothing."""
     return without_gradients(lambda: None, threads)

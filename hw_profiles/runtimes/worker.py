@@ -2,8 +2,7 @@
 
 JOBS and RESULTS are JSON files. Each job names the function that makes its call, so that a worker
 loads no more than the runtime that it measures: two runtimes' thread pools in one process disturb
-each other. The process never shares its timings' machine state (memory layout, clock) with
-another, which is why there are several.
+each other. Memory layout and clock differ from process to process, which is why there are several.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 Call = Callable[[], object]
-WARM_UP_S = 0.004
+WARM_UP_S = 0.002
 WARM_UP_CALLS = 3
-#: Time between readings of the anchor.
-ANCHOR_EVERY_S = 0.2
-ANCHOR_S = 0.01
+#: Time between readings of the anchor, and of one: a busy neighbour comes and goes in milliseconds.
+ANCHOR_EVERY_S = 0.01
+ANCHOR_S = 0.004
 
 
 def make_call(job: dict[str, Any]) -> Call:
@@ -64,33 +63,34 @@ class _Anchor:
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.call = make_call(job)
-        self.readings: list[float] = []
+        self.readings: list[list[float]] = []
         self._next = 0.0
         warm_up(self.call)
 
-    def read(self) -> float:
-        """Seconds, read anew if the last reading is old."""
-        if time.perf_counter() >= self._next:
-            self.readings.append(time_calls(self.call, ANCHOR_S)[0])
+    def read(self) -> None:
+        """Take a reading [time, seconds] if the last one is old."""
+        now = time.perf_counter()
+        if now >= self._next:
+            self.readings.append([now, time_calls(self.call, ANCHOR_S)[0]])
             self._next = time.perf_counter() + ANCHOR_EVERY_S
-        return self.readings[-1]
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Time every job in `rounds` rounds of a shuffled order.
+    """Time every job as often as its `turns` say, in rounds of a shuffled order.
 
     Returns:
-        `jobs`: for each job a list of [median s, spread, anchor s] of its rounds, shorter where
-        the time limit came first; `anchor`: all its readings, s.
+        `jobs`: for each job a list of [time, median s, spread] of its turns, shorter where the
+        time limit came first; `anchor`: [time, s] of all its readings.
     """
-    end = time.perf_counter() + float(request["time_limit_s"])
     jobs = request["jobs"]
     anchor = _Anchor(request["anchor"])
+    end = time.perf_counter() + float(request["time_limit_s"])  # the runtime is loaded by now
     results: list[list[list[float]]] = [[] for _ in jobs]
     held: dict[int, Call] = {}
     shuffle = random.Random(int(request["seed"]))
-    for _ in range(int(request["rounds"])):
-        order = list(range(len(jobs)))
+    rounds = max(int(job["turns"]) for job in jobs)
+    for r in range(rounds):
+        order = [i for i, job in enumerate(jobs) if r * job["turns"] % rounds < job["turns"]]
         shuffle.shuffle(order)
         for i in order:
             if time.perf_counter() > end:
@@ -99,10 +99,11 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
             call = held[i] if i in held else make_call(job)
             if job.get("hold"):
                 held[i] = call
+            anchor.read()
             warm_up(call)
-            before = anchor.read()
-            median, spread = time_calls(call, float(job["budget_s"]))
-            results[i].append([median, spread, before])
+            when = time.perf_counter()
+            results[i].append([when, *time_calls(call, float(job["budget_s"]))])
+    anchor.read()
     return {"jobs": results, "anchor": anchor.readings}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +65,32 @@ class FrontExporter:
         self.evaluator = evaluator
         self.data = data
         self.folder = folder
-        self._graphs: dict[str, onnx.ModelProto] = {}
 
-    def write(self, trial: TrialRecord) -> ArtefactRecord:
-        """Write one subnet, load it back and compare it; what is there already is kept.
+    def write(self, trials: Sequence[TrialRecord]) -> Iterator[ArtefactRecord]:
+        """Write subnets one by one, load each back and compare it; what is there is kept.
 
         Raises:
-            ExportError: if it cannot be written, or is not the network that was evaluated.
+            ExportError: if one cannot be written, or is not the network that was evaluated.
         """
-        place = self.folder / "subnets" / f"trial-{trial.number:04d}"
-        if not self._is_there(place, trial):
-            self._write(place, trial)
+        missing = [t for t in trials if not self._is_there(self._place(t), t)]
+        yield from (self._artefact(t) for t in trials if t not in missing)
+        by_architecture: dict[str, list[TrialRecord]] = {}  # one export serves every policy
+        for trial in missing:
+            key = self.candidates.space.describe(trial.architecture)
+            by_architecture.setdefault(key, []).append(trial)
+        shape = self.candidates.space.input_shape
+        for group in by_architecture.values():
+            plain = self.supernet.network.extract(group[0].architecture).eval()
+            graph = export_onnx(plain, shape, self.evaluator.batch_size)
+            for trial in group:
+                self._write(trial, plain, graph)
+                yield self._artefact(trial)
+
+    def _place(self, trial: TrialRecord) -> Path:
+        return self.folder / "subnets" / f"trial-{trial.number:04d}"
+
+    def _artefact(self, trial: TrialRecord) -> ArtefactRecord:
+        place = self._place(trial)
         size = sum(f.stat().st_size for f in place.iterdir())
         return ArtefactRecord(trial.id, "subnet", str(place), digest(place / "config.json"), size)
 
@@ -91,26 +107,17 @@ class FrontExporter:
         except (CheckpointError, OSError):
             return False
 
-    def _write(self, place: Path, trial: TrialRecord) -> None:
+    def _write(self, trial: TrialRecord, plain: torch.nn.Module, graph: onnx.ModelProto) -> None:
+        place = self._place(trial)
         candidate = self.candidates.decode(np.array(trial.genome))
-        plain = self.supernet.network.extract(candidate.architecture).eval()
+        groups, runtime = self.candidates.space.group_modules(), self.evaluator.runtime
+        quantized = quantize_onnx(graph, candidate.policy, groups, runtime)
+        check_quantized(quantized, candidate.policy, groups, runtime)
         write_atomic(place / "model.safetensors", save(plain.state_dict()))
-        graph = self._graph(candidate, plain)
-        write_atomic(place / "model.onnx", graph.SerializeToString())
+        write_atomic(place / "model.onnx", quantized.SerializeToString())
         config = self._config(place, trial, candidate)
         write_atomic(place / "config.json", to_json_bytes(config))
         self._compare(place, candidate)
-
-    def _graph(self, candidate: Candidate, plain: torch.nn.Module) -> onnx.ModelProto:
-        """The network with its policy; one export serves every policy of an architecture."""
-        space, runtime = self.candidates.space, self.evaluator.runtime
-        key = space.describe(candidate.architecture)
-        if key not in self._graphs:
-            self._graphs[key] = export_onnx(plain, space.input_shape, self.evaluator.batch_size)
-        groups = space.group_modules()
-        graph = quantize_onnx(self._graphs[key], candidate.policy, groups, runtime)
-        check_quantized(graph, candidate.policy, groups, runtime)
-        return graph
 
     def _config(self, place: Path, trial: TrialRecord, candidate: Candidate) -> SubnetConfig:
         space, record = self.candidates.space, self.study.record

@@ -210,7 +210,7 @@ def accuracy(network: Supernet, arch: Architecture, part: Part, limit_s: float =
     began = time.perf_counter()
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(part)))
     right = seen = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), threads_for(network):
         for chosen in torch.split(order, 500):
             images, labels = part.batch(chosen)
             right += int((network(images).argmax(dim=1) == labels).sum())

@@ -1,8 +1,8 @@
 """Train the supernet that ships with the package: `python -m nas.training.ship`.
 
 All epochs of the default recipe on the default data of a space's default preset, seed 0; about
-three quarters of an hour on two busy cores. Stopped at any moment, the same command continues. The
-result replaces what shipped before for this space and data, and must be committed.
+twenty minutes on one core. Stopped at any moment, the same command continues. The result replaces
+what shipped before for this space and data, and must be committed.
 """
 
 from __future__ import annotations

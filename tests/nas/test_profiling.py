@@ -1,0 +1,125 @@
+"""Profiling this machine: what is chosen, and a short real profile in eager PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import search_spaces
+from hw_profiles.errors import MeasureError, NotFoundError, UsageError
+from hw_profiles.op import Op
+from hw_profiles.profile import load_profile
+from hw_profiles.runtimes.op_graphs import op_graph
+from nas.candidate import CandidateSpace
+from nas.profiling import (
+    Probe,
+    architectures,
+    chosen_spaces,
+    describe_profile,
+    measure_models,
+    ops_of,
+    policies,
+    profile_cpu,
+    wanted_ops,
+)
+from predictors.latency import latency_predictor
+
+DIGITS = search_spaces.get("vit", "digits")
+PRECISIONS = ["fp32", "int8", "int4_wo"]
+
+
+def test_default_presets_are_covered_wholly() -> None:
+    chosen = {(s.name, s.preset): whole for s, whole in chosen_spaces(None)}
+    assert chosen[("vit", "digits")]
+    assert not chosen[("vit", "base")]
+    assert [whole for _, whole in chosen_spaces(["vit:base"])] == [True]
+    with pytest.raises(NotFoundError):
+        chosen_spaces(["vti"])
+
+
+def test_every_op_of_every_candidate_is_wanted() -> None:
+    wanted = set(wanted_ops([(DIGITS, True)], PRECISIONS, 1, np.random.default_rng(0)))
+    joint = CandidateSpace(DIGITS, tuple(PRECISIONS))
+    for genome in joint.choices.sample(50, np.random.default_rng(1)):
+        assert set(Probe(DIGITS, joint.decode(genome), False).workload(1, "fp32")) <= wanted
+
+
+def test_other_presets_are_sampled() -> None:
+    base = search_spaces.get("vit", "base")
+    few = wanted_ops([(base, False)], PRECISIONS, 1, np.random.default_rng(0))
+    assert set(few) < set(ops_of(base, PRECISIONS, 1))
+    assert {o.precision for o in few if o.kind == "linear"} == set(PRECISIONS)
+    assert {o.kind for o in few} >= {"attention", "layer_norm", "gelu", "add", "linear"}
+
+
+def test_networks_span_the_space_under_every_scheme() -> None:
+    rng = np.random.default_rng(0)
+    found = architectures(DIGITS, 8, rng)
+    assert found[:2] == [DIGITS.largest(), DIGITS.smallest()]
+    assert len({DIGITS.describe(a) for a in found}) == 8
+    candidates = policies(DIGITS, found[0], PRECISIONS, rng)
+    assert [set(c.policy.values()) for c in candidates[:3]] == [{p} for p in PRECISIONS]
+    assert all(len(set(c.policy.values())) > 1 for c in candidates[3:])
+
+
+def test_a_short_profile_of_eager_pytorch(tmp_path: Path) -> None:
+    told: list[float] = []
+    path = tmp_path / "mine.json"
+    made = profile_cpu(
+        "mine",
+        path,
+        runtime="torch",
+        spaces=["vit:digits"],
+        time_limit_s=14,
+        processes=2,
+        progress=lambda text, share: told.append(share),
+    )
+    assert load_profile(path) == made
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert made.precisions == ["fp32"]
+    assert made.network is not None
+    assert made.network.error is not None
+    assert any(n.held_out for n in made.networks)
+    lines = "\n".join(describe_profile(made))
+    assert "1 thread" in lines
+    assert "not in the fit" in lines
+    assert "between processes" in lines
+    predictor = latency_predictor(made)
+    features = predictor.op_features(
+        Probe(
+            DIGITS, policies(DIGITS, DIGITS.largest(), ["fp32"], np.random.default_rng(0))[0], False
+        ).workload(1, "fp32")
+    )
+    mean, upper = predictor.predict(features.sum(axis=0, keepdims=True))
+    assert 0 < mean[0] <= upper[0] < 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"runtime": "cudagraph"}, UsageError),
+        ({"threads": 0}, UsageError),
+        ({"batch_size": 0}, UsageError),
+        ({"spaces": ["vit:digit"]}, NotFoundError),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(
+    options: dict[str, object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        profile_cpu("x", **options)  # type: ignore[arg-type]
+
+
+def test_models_are_timed_in_processes_of_their_own() -> None:
+    models = [op_graph(Op("gelu", (17, n))) for n in (16, 4096)]
+    small, large = measure_models(models, processes=1)
+    assert large.median_ms > small.median_ms > 0
+    assert large.processes == 1
+    with pytest.raises(MeasureError, match="refuses"):
+        measure_models([onnx.ModelProto()], processes=1)
+    with pytest.raises(MeasureError, match="too short"):
+        measure_models(models, processes=1, time_limit_s=1e-9)

@@ -1,0 +1,166 @@
+"""The network predictor on made-up devices whose truth is known, and its life in a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import search_spaces
+from hw_profiles.errors import ProfileError
+from hw_profiles.op import Op
+from hw_profiles.profile import (
+    Device,
+    DeviceProfile,
+    NetworkTiming,
+    OpTiming,
+    Runtime,
+    Timing,
+    load_profile,
+)
+from nas.candidate import CandidateSpace
+from nas.profiling import Probe, ops_of
+from predictors.costs import CostModel
+from predictors.latency import latency_predictor
+from predictors.metrics import coverage, mape
+from predictors.network import Calibration, MeasuredOps, fit_network_model
+
+SPACE = search_spaces.get("vit", "digits")
+PRECISIONS = ("fp32", "int8", "int4_wo")
+JOINT = CandidateSpace(SPACE, PRECISIONS)
+PER_MAC = {"fp32": 3e-8, "int8": 1.2e-8, "int4_wo": 4e-8}
+
+
+def true_ms(op: Op) -> float:
+    """A device with a cost a call, a rate of each precision and a memory rate."""
+    return 1e-3 + PER_MAC[op.precision] * op.macs + 2e-7 * (op.reads + op.writes)
+
+
+def timing(ms: float) -> Timing:
+    return Timing(median_ms=ms, spread_within=0.01, spread_between=0.01, repeats=9, processes=3)
+
+
+def timed_ops(ops: list[Op]) -> list[OpTiming]:
+    return [
+        OpTiming(kind=o.kind, shape=o.shape, precision=o.precision, timing=timing(true_ms(o)))
+        for o in ops
+    ]
+
+
+def timed_networks(n: int, seed: int, noise: float) -> list[NetworkTiming]:
+    """Networks that take 5 us, 1.2 times their ops' time and 0.3 us a call."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for i, genome in enumerate(JOINT.choices.sample(n, rng)):
+        candidate = JOINT.decode(genome)
+        ops = Probe(SPACE, candidate, False).workload(1, "fp32")
+        ms = 5e-3 + sum(1.2 * true_ms(o) + 3e-4 for o in ops)
+        found.append(
+            NetworkTiming(
+                space="vit",
+                preset="digits",
+                candidate={**candidate.architecture, **candidate.policy},
+                batch_size=1,
+                ops=[(o.kind, o.shape, o.precision) for o in ops],
+                timing=timing(ms * float(np.exp(noise * rng.standard_normal()))),
+                held_out=i % 4 == 3,
+            )
+        )
+    return found
+
+
+OPS = timed_ops(ops_of(SPACE, PRECISIONS, 1))
+
+
+def profile(noise: float = 0.03, n: int = 60) -> DeviceProfile:
+    networks = timed_networks(n, 0, noise)
+    return DeviceProfile(
+        name="made-up",
+        device=Device(name="Made Up", vendor="x", kind="cpu"),
+        runtime=Runtime(name="onnxruntime", native="fp32"),
+        precisions=list(PRECISIONS),
+        ops=OPS,
+        networks=networks,
+        network=fit_network_model(OPS, networks),
+    )
+
+
+def test_networks_that_were_not_in_the_fit_are_predicted() -> None:
+    made = profile()
+    predictor = latency_predictor(made)
+    others = timed_networks(400, 7, 0.03)
+    features = np.array([predictor.op_features(n.workload()).sum(axis=0) for n in others])
+    assert features.shape == (400, predictor.n_features)
+    mean, upper = predictor.predict(features)
+    measured = [n.timing.median_ms for n in others]
+    assert mape(measured, mean) < 4
+    assert 0.82 < coverage(measured, upper) <= 0.99
+    assert (upper >= mean).all()
+    assert made.network is not None
+    assert made.network.error is not None
+    assert made.network.error.rows == 15
+    assert "measured on Made Up" in predictor.provenance
+
+
+def test_features_are_additive_so_that_tables_predict_populations() -> None:
+    predictor = latency_predictor(profile())
+    genomes = JOINT.choices.sample(20, np.random.default_rng(3))
+    costs = CostModel(SPACE, JOINT.choices, PRECISIONS, predictor).costs(genomes)
+    alone = [
+        predictor.predict(
+            predictor.op_features(Probe(SPACE, JOINT.decode(g), False).workload(1, "fp32"))
+            .sum(axis=0)
+            .reshape(1, -1)
+        )[0][0]
+        for g in genomes
+    ]
+    np.testing.assert_allclose(costs["latency_ms"], alone, rtol=1e-9)
+
+
+def test_a_profile_read_back_predicts_the_same(tmp_path: Path) -> None:
+    made = profile()
+    made.save(tmp_path / "p.json")
+    features = latency_predictor(made).op_features([o.op for o in OPS])
+    before = latency_predictor(made).predict(features)
+    after = latency_predictor(load_profile(tmp_path / "p.json")).predict(features)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_ops_that_were_not_timed_lie_on_the_line_between() -> None:
+    order = np.random.default_rng(0).permutation(len(OPS))
+    known = [OPS[i] for i in order[: len(OPS) // 2]]
+    unknown = [o.op for o in OPS if o not in known and o.kind == "linear"]
+    assert len(unknown) > 50
+    times = MeasuredOps(known).predict_ms(unknown)
+    np.testing.assert_allclose(times, [true_ms(o) for o in unknown], rtol=0.05)
+    timed = [o.op for o in known]
+    np.testing.assert_array_equal(MeasuredOps(known).predict_ms(timed), [true_ms(o) for o in timed])
+
+
+def test_one_disturbed_network_bends_nothing() -> None:
+    rng = np.random.default_rng(0)
+    features = np.hstack([rng.uniform(0.1, 1, (40, 2)), np.ones((40, 2))])
+    measured = 1.1 * features[:, :2].sum(axis=1)
+    measured[3] *= 3
+    predicted = Calibration().fit(features, measured).predict(features)
+    assert np.median(np.abs(predicted / measured - 1)) < 0.01
+
+
+def test_drift_between_processes_widens_the_bound() -> None:
+    networks = timed_networks(60, 0, 0.02)
+    calm = fit_network_model(OPS, networks)
+    drifting = fit_network_model(OPS, networks, drift=[-0.1, 0.0, 0.1])
+    assert drifting.params["upper_ratio"] > calm.params["upper_ratio"]  # type: ignore[operator]
+
+
+def test_what_a_profile_does_not_know_is_said() -> None:
+    with pytest.raises(ProfileError, match="too few"):
+        fit_network_model(OPS, timed_networks(5, 0, 0.01))
+    with pytest.raises(ProfileError, match="linear in bf16"):
+        latency_predictor(profile()).op_features([Op("linear", (17, 16, 16), "bf16")])
+    made = profile()
+    assert made.network is not None
+    broken = made.network.model_copy(update={"params": {"constant_ms": 0.0}})
+    with pytest.raises(ProfileError, match="broken numbers"):
+        latency_predictor(made.model_copy(update={"network": broken}))
