@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ from nas.candidate import CandidateSpace
 from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
-from nas.storage.records import StudyRecord
+from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import Study
 
 
 def read_study(studies: Studies, record: StudyRecord) -> Study:
+    """A study with all that belongs to it."""
+    trials = tuple(studies.trials(record.id))
     return Study(
         record,
-        tuple(studies.trials(record.id)),
+        trials,
         tuple(studies.measurements(record.id)),
         tuple(studies.artefacts(record.id)),
+        (*record.request["reach"], *predictor_notes(trials)),
     )
 
 
@@ -100,13 +104,13 @@ def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
     return shlex.join(words)
 
 
-def predictor_notes(study: Study) -> tuple[str, ...]:
+def predictor_notes(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
     """How well the accuracy predictor ranked the trials that it proposed."""
     from scipy.stats import kendalltau
 
     pairs = [
         (t.origin["predicted"]["accuracy"], t.accuracy)
-        for t in study.trials
+        for t in trials
         if t.accuracy is not None and "accuracy" in (t.origin.get("predicted") or {})
     ]
     if len(pairs) < 10:
@@ -122,8 +126,6 @@ def predictor_notes(study: Study) -> tuple[str, ...]:
 
 def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     """The lines under a front's table."""
-    from nas.evaluation import accuracy_noise
-
     rows = study.front
     lines = [""]
     complete = [t for t in study.trials if t.state == "complete"]
@@ -134,13 +136,9 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     )
     lines += study.notes
     if rows:
-        n = int(study.record.request["n_validation"])
-        noise = accuracy_noise(max(r.accuracy for r in rows), n)
-        lines.append(
-            f"val: accuracy on {n:,} validation images, standard error {100 * noise:.2f} points; "
-            "test: images that no search saw"
-        )
+        lines.append(_noise_line(study, max(r.accuracy for r in rows)))
     lines.append(f"latency: {study.record.request['target_summary']}")
+    lines += unquantized_lines(study)
     lines += measured_lines(study)
     exported = [r.exported for r in rows if r.exported]
     if exported:
@@ -150,6 +148,35 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     options = RunOptions(storage=storage, out=out or DEFAULT_OUT)
     lines.append(f"more trials: {resume_command(study.name, 2 * len(study.trials), options)}")
     return lines
+
+
+def _noise_line(study: Study, accuracy: float) -> str:
+    """The standard error of an accuracy; a range where images are drawn from fewer originals."""
+    from nas.evaluation import accuracy_noise
+
+    request = study.record.request
+    images, originals = int(request["n_validation"]), int(request["n_originals"])
+    least = f"{100 * accuracy_noise(accuracy, images):.1f}"
+    most = f"{100 * accuracy_noise(accuracy, originals):.1f}"
+    noise = least if images == originals else f"{least} to {most}"
+    of = "" if images == originals else f" ({originals:,} originals)"
+    return (
+        f"val: accuracy on {images:,} validation images{of}, standard error {noise} points; "
+        "test: images that no search saw"
+    )
+
+
+def unquantized_lines(study: Study) -> list[str]:
+    """Why no layer of a front is quantized, where that is so."""
+    schemes = study.record.request["schemes"]
+    used = {scheme for row in study.front for scheme in row.policy.values()}
+    if not study.front or len(schemes) < 2 or used != {schemes[0]}:
+        return []
+    return [
+        f"no layer of the front is quantized: at these sizes {study.record.target} is predicted "
+        f"to be slower in {', '.join(schemes[1:])}. Their gain is size: try --objective accuracy "
+        "--objective weights"
+    ]
 
 
 def measured_lines(study: Study) -> list[str]:

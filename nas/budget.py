@@ -119,6 +119,8 @@ def _quantity_of(unit: str, text: str) -> str:
         return "latency"
     if not unit:
         raise UsageError(f"the budget {text!r} has no unit.", _EXAMPLES)
+    if not any(unit in factors for _, factors in QUANTITIES.values()):
+        raise UsageError(f"there is no unit {unit!r} (in the budget {text!r}).", _EXAMPLES)
     raise UsageError(f"the budget {text!r} does not say what it limits.", _EXAMPLES)
 
 

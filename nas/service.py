@@ -15,7 +15,7 @@ from pathlib import Path
 import search_spaces
 from hw_profiles.profile import DeviceProfile
 from nas import __version__
-from nas.archive import draw, open_study, predictor_notes, read_study, resume_command
+from nas.archive import draw, open_study, read_study, resume_command
 from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
@@ -25,7 +25,7 @@ from nas.evaluation import Evaluator
 from nas.events import Event, Listener, silent
 from nas.request import RunOptions, SearchRequest, refuse_mismatch
 from nas.search.samplers import require_sampler
-from nas.setting import Setting
+from nas.setting import Reach, Setting
 from nas.storage.database import open_database
 from nas.storage.records import ProfileRecord, StudyRecord
 from nas.storage.studies import Studies
@@ -146,7 +146,7 @@ def search(
         digest = known.supernet_digest if known else None
         supernet = _supernet(space, data, request, options, digest, listener)
         if known is None:
-            known = _open_study(studies, name, request, setting, data, supernet, asked)
+            known = _open_study(studies, name, request, setting, reaches, data, supernet, asked)
         resume_with = resume_command(name, request.trials, options)
         listener(Event("study", f"study {name}; resume with: {resume_with}"))
         with studies.claimed(known.id):
@@ -165,7 +165,7 @@ def search(
                     )
                 found = read_study(studies, known)
                 draw(found, options.out)
-        return replace(found, notes=(*map(str, reaches), *predictor_notes(found)))
+        return found
 
 
 def _open_study(
@@ -173,6 +173,7 @@ def _open_study(
     name: str,
     request: SearchRequest,
     setting: Setting,
+    reaches: list[Reach],
     data: Dataset,
     supernet: TrainedSupernet,
     asked: dict[str, object],
@@ -202,6 +203,8 @@ def _open_study(
                 "in_channels": data.in_channels,
                 "schemes": list(setting.candidates.schemes),
                 "n_validation": len(data.validation),
+                "n_originals": len(data.validation) // data.validation.draws,
+                "reach": [str(reach) for reach in reaches],
                 "target_summary": setting.costs.latency.provenance,
             },
             supernet_fingerprint=supernet.fingerprint,

@@ -20,11 +20,14 @@ class Part:
         pixels: uint8, (n, channels, height, width).
         labels: int64, (n,), indices into the data set's class names.
         preprocessing: of the data set.
+        draws: images made from one original; they are alike, so that only `len / draws` of them
+            are independent for sure.
     """
 
     pixels: Tensor
     labels: Tensor
     preprocessing: Mapping[str, Any]
+    draws: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)

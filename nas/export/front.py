@@ -16,7 +16,7 @@ from nas.candidate import Candidate, CandidateSpace
 from nas.data.dataset import Dataset
 from nas.errors import CheckpointError, ExportError
 from nas.evaluation import Evaluator
-from nas.export.onnx import check_quantized, export_onnx, quantize_onnx
+from nas.export.onnx import check_quantized, export_many, quantize_onnx
 from nas.export.subnet import (
     SubnetConfig,
     digest,
@@ -78,10 +78,11 @@ class FrontExporter:
         for trial in missing:
             key = self.candidates.space.describe(trial.architecture)
             by_architecture.setdefault(key, []).append(trial)
+        groups = list(by_architecture.values())
+        networks = [self.supernet.network.extract(g[0].architecture).eval() for g in groups]
         shape = self.candidates.space.input_shape
-        for group in by_architecture.values():
-            plain = self.supernet.network.extract(group[0].architecture).eval()
-            graph = export_onnx(plain, shape, self.evaluator.batch_size)
+        graphs = export_many(networks, shape, self.evaluator.batch_size)
+        for group, plain, graph in zip(groups, networks, graphs, strict=True):
             for trial in group:
                 self._write(trial, plain, graph)
                 yield self._artefact(trial)

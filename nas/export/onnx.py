@@ -16,10 +16,13 @@ from pathlib import Path
 
 import onnx
 import torch
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from onnx import helper, numpy_helper
 from torch import nn
 
 from hw_profiles.errors import nearest
+from hw_profiles.machine import this_cpu
 from nas.errors import ExportError
 from nas.quantization.graph import COUNTS, MICROSOFT, GraphLinear, quantized_nodes
 from nas.quantization.schemes import Scheme, get_scheme
@@ -82,6 +85,33 @@ def export_onnx(
     _name_linears(model, network)
     _strip(model)
     return model
+
+
+def export_many(
+    networks: Sequence[nn.Module], input_shape: Sequence[int], batch_size: int = 1
+) -> Iterator[onnx.ModelProto]:
+    """`export_onnx` of several networks, in order, on as many processes as there are cores.
+
+    Raises:
+        ExportError: if one of them cannot be traced.
+    """
+    jobs = min(this_cpu().cores or 1, len(networks) // 3)
+    if jobs < 2:  # a process takes as long to start as two networks to export
+        yield from (export_onnx(network, input_shape, batch_size) for network in networks)
+        return
+    # loky starts processes without running the caller's main module again, as spawn would
+    exporting = Parallel(n_jobs=jobs, backend="loky", return_as="generator")
+    calls = (delayed(_export_bytes)(n, tuple(input_shape), batch_size) for n in networks)
+    try:
+        yield from map(onnx.ModelProto.FromString, exporting(calls))
+    finally:
+        get_reusable_executor().shutdown(wait=False, kill_workers=True)
+
+
+def _export_bytes(network: nn.Module, input_shape: tuple[int, ...], batch_size: int) -> bytes:
+    torch.set_num_threads(1)
+    data: bytes = export_onnx(network, input_shape, batch_size).SerializeToString()
+    return data
 
 
 def _name_linears(model: onnx.ModelProto, network: nn.Module) -> None:

@@ -1,0 +1,98 @@
+"""Front, table, CSV and pictures of a study that was put together by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import search_spaces
+from nas.candidate import CandidateSpace
+from nas.errors import ExportError
+from nas.report.picture import save_html, save_png
+from nas.report.table import front_table, table_csv
+from nas.storage.records import MeasurementRecord, StudyRecord, TrialRecord
+from nas.study import Study
+
+CANDIDATES = CandidateSpace(search_spaces.get("vit", "digits"), ("fp32", "int8"))
+RECORD = StudyRecord(
+    name="s", space="vit", preset="digits", target="cpu", runtime="onnxruntime", batch_size=1,
+    data="digits-hard", objectives=["accuracy", "latency"], budgets=["latency<=1ms"], seed=0,
+    sampler="guided", supernet_fingerprint="f", supernet_digest="d", version="0", id=1,
+    request={"limits": [{"quantity": "latency", "limit": 1.0}]},
+)  # fmt: skip
+
+
+def trial(number: int, accuracy: float | None, latency: float, **more: object) -> TrialRecord:
+    rng = np.random.default_rng(number)
+    candidate = CANDIDATES.decode(CANDIDATES.choices.sample(1, rng)[0])
+    made = TrialRecord(
+        number=number, key=str(number), genome=(0,), architecture=dict(candidate.architecture),
+        policy=dict(candidate.policy), accuracy=accuracy, latency_ms=latency,
+        latency_ms_upper=1.1 * latency, memory_bytes=1000, params=2000, weight_bytes=500,
+        macs=9, feasible=True, id=100 + number,
+    )  # fmt: skip
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+TRIALS = (
+    trial(0, 0.9, 0.5),
+    trial(1, 0.8, 0.2),
+    trial(2, 0.7, 0.3),  # dominated by 1
+    trial(3, 0.99, 0.9, feasible=False),
+    trial(4, None, 0.1, state="failed", reason="no number"),
+)
+MEASURED = MeasurementRecord(
+    101, "latency_ms", 0.21, 0.01, 0.01, 9, 3, "this", "onnxruntime", "fp32", 1, 1, agreement=0.999
+)
+STUDY = Study(RECORD, TRIALS, (replace(MEASURED, value=0.4, id=1), replace(MEASURED, id=2)))
+
+
+def test_the_front_is_feasible_complete_and_not_dominated() -> None:
+    assert [row.trial for row in STUDY.front] == [1, 0]
+    assert STUDY.front[0].latency_ms_measured == 0.21  # the latest of two
+    assert STUDY.front[1].latency_ms_measured is None
+    assert Study(RECORD, ()).front == []
+
+
+def test_json_and_csv_hold_the_same_front() -> None:
+    shown = json.loads(json.dumps(STUDY.to_dict()))
+    assert shown["trials"] == 5
+    rows = list(csv.DictReader(io.StringIO(table_csv(STUDY))))
+    assert [int(r["trial"]) for r in rows] == [r["trial"] for r in shown["front"]]
+    assert json.loads(rows[0]["architecture"]) == shown["front"][0]["architecture"]
+    assert rows[1]["latency_ms_measured"] == ""
+
+
+def test_the_table_shows_measured_only_where_something_was() -> None:
+    def text(study: Study) -> str:
+        console = Console(width=160, record=True, file=io.StringIO())
+        console.print(front_table(study, CANDIDATES.space, CANDIDATES.describe_policy))
+        return console.export_text()
+
+    assert "measured" in text(STUDY)
+    assert "99.9%" in text(STUDY)
+    assert "measured" not in text(replace(STUDY, measurements=()))
+
+
+def test_pictures_are_whole_files(tmp_path: Path) -> None:
+    save_png(STUDY, tmp_path / "deep" / "front.png")
+    assert (tmp_path / "deep" / "front.png").read_bytes().startswith(b"\x89PNG")
+    save_html(STUDY, CANDIDATES.space, CANDIDATES.describe_policy, tmp_path / "front.html")
+    page = (tmp_path / "front.html").read_text()
+    assert "trial 1" in page
+    assert 'src="http' not in page  # works without a network
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="cannot write"):
+        save_png(STUDY, tmp_path / "file" / "front.png")
+    with pytest.raises(ExportError, match="cannot write"):
+        save_html(STUDY, CANDIDATES.space, CANDIDATES.describe_policy, tmp_path / "file" / "x.html")
