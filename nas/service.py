@@ -27,13 +27,13 @@ from nas.request import RunOptions, SearchRequest, refuse_mismatch
 from nas.search.samplers import require_sampler
 from nas.setting import Reach, Setting
 from nas.storage.database import open_database
-from nas.storage.records import ProfileRecord, StudyRecord
+from nas.storage.records import ProfileRecord, StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import Study
-from nas.targets import THIS_CPU, is_this_machine, local_profile, resolve_target
+from nas.targets import THIS_CPU, can_verify, local_profile, resolve_target
 from nas.training.obtain import obtain_supernet
 from nas.training.store import TrainedSupernet
-from nas.trials import run_trials, test_front
+from nas.trials import run_trials, with_test_accuracy
 from search_spaces.space import SearchSpace
 
 
@@ -152,19 +152,14 @@ def search(
         with studies.claimed(known.id):
             evaluator = _evaluator(supernet, profile, request.batch_size)
             run_trials(studies, known, request, setting, evaluator, data, listener)
-            test_front(studies, known, setting.candidates, evaluator, data, listener)
             found = read_study(studies, known)
-            draw(found, options.out)
-            if options.export:
-                _export(studies, found, setting.candidates, supernet, evaluator, data,
-                        options.out, listener)  # fmt: skip
-                if is_this_machine(profile) and profile.runtime.name == "onnxruntime":
-                    exported = read_study(studies, known)
-                    _verify(
-                        studies, exported, setting.candidates, profile, evaluator, data, listener
-                    )
-                found = read_study(studies, known)
-                draw(found, options.out)
+            front = (found, setting.candidates, supernet, evaluator, data)
+            _report_front(studies, *front, options.out if options.export else None, listener)
+            if options.export and can_verify(profile):
+                exported = read_study(studies, known)
+                _verify(studies, exported, setting.candidates, profile, evaluator, data, listener)
+            found = read_study(studies, known)
+        draw(found, options.out)
         return found
 
 
@@ -262,25 +257,35 @@ def export(name: str, options: RunOptions | None = None, listener: Listener = si
     study = open_study(name, options.storage)
     candidates, supernet, evaluator, data, _ = _loaded(study, options, listener)
     with _studies(options.storage) as studies:
-        _export(studies, study, candidates, supernet, evaluator, data, options.out, listener)
+        _report_front(studies, study, candidates, supernet, evaluator, data, options.out, listener)
         return read_study(studies, study.record)
 
 
-def _export(
+def _report_front(
     studies: Studies,
     study: Study,
     candidates: CandidateSpace,
     supernet: TrainedSupernet,
     evaluator: Evaluator,
     data: Dataset,
-    out: Path,
+    out: Path | None,
     listener: Listener,
 ) -> None:
+    """Test accuracy of every network of the front; and its files, if there is a folder."""
     from nas.export.front import FrontExporter
 
-    exporter = FrontExporter(study, candidates, supernet, evaluator, data, out / study.name)
     front = study.front_trials()
-    for done, artefact in enumerate(exporter.write(front), 1):
+
+    def complete(trial: TrialRecord) -> TrialRecord:
+        return with_test_accuracy(studies, trial, candidates, evaluator, data)
+
+    if out is None:
+        for done, trial in enumerate(front, 1):
+            complete(trial)
+            listener(Event("test", "accuracy on the test part", done, len(front)))
+        return
+    exporter = FrontExporter(study, candidates, supernet, evaluator, data, out / study.name)
+    for done, artefact in enumerate(exporter.write(front, complete), 1):
         studies.add_artefact(artefact)
         listener(Event("export", f"subnet {done} of {len(front)}", done, len(front)))
 
@@ -294,15 +299,16 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
     options = options or RunOptions()
     study = open_study(name, options.storage)
     candidates, supernet, evaluator, data, profile = _loaded(study, options, listener)
-    if not is_this_machine(profile) or profile.runtime.name != "onnxruntime":
+    if not can_verify(profile):
         text = (
-            f"{profile.device.name} is not this machine: nothing was measured. Verify on the "
+            f"{profile.device.name} under {profile.runtime.name} is not this machine: nothing was "
+            "measured. Verify on the "
             "device itself, from the exported subnets."
         )
         listener(Event("note", text))
         return replace(study, notes=(text,))
     with _studies(options.storage) as studies:
-        _export(studies, study, candidates, supernet, evaluator, data, options.out, listener)
+        _report_front(studies, study, candidates, supernet, evaluator, data, options.out, listener)
         exported = read_study(studies, study.record)
         _verify(studies, exported, candidates, profile, evaluator, data, listener)
         found = read_study(studies, study.record)

@@ -21,10 +21,14 @@ def local_profile(batch_size: int = 1) -> Path:
 
 
 def is_this_machine(profile: DeviceProfile) -> bool:
-    """Whether a profile was made on a machine like this one, so that it can be verified here."""
-    here = this_cpu()
-    mine = profile.device
+    """Whether a profile is of a machine like this one."""
+    here, mine = this_cpu(), profile.device
     return (mine.kind, mine.name, mine.cores) == ("cpu", here.name, here.cores)
+
+
+def can_verify(profile: DeviceProfile) -> bool:
+    """Whether networks can be timed here as the profile's own were."""
+    return is_this_machine(profile) and profile.runtime.name == "onnxruntime"
 
 
 def resolve_target(

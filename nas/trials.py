@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.archive import read_study
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
 from nas.evaluation import EvaluationError, Evaluator
@@ -121,17 +121,16 @@ def run_trials(
     )
 
 
-def test_front(
+def with_test_accuracy(
     studies: Studies,
-    study: StudyRecord,
+    trial: TrialRecord,
     candidates: CandidateSpace,
     evaluator: Evaluator,
     data: Dataset,
-    listener: Listener,
-) -> None:
-    """Accuracy of the front on the test part, which no search saw."""
-    front = [t for t in read_study(studies, study).front_trials() if t.accuracy_test is None]
-    for done, trial in enumerate(front, 1):
-        candidate = candidates.decode(np.array(trial.genome))
-        studies.set_accuracy_test(trial.id, evaluator.accuracy(candidate, data.test))
-        listener(Event("test", "accuracy on the test part", done, len(front)))
+) -> TrialRecord:
+    """A trial of the front with its accuracy on the test part, which no search saw."""
+    if trial.accuracy_test is not None:
+        return trial
+    found = evaluator.accuracy(candidates.decode(np.array(trial.genome)), data.test)
+    studies.set_accuracy_test(trial.id, found)
+    return replace(trial, accuracy_test=found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,19 @@ class FrontExporter:
         self.data = data
         self.folder = folder
 
-    def write(self, trials: Sequence[TrialRecord]) -> Iterator[ArtefactRecord]:
+    def write(
+        self, trials: Sequence[TrialRecord], complete: Callable[[TrialRecord], TrialRecord]
+    ) -> Iterator[ArtefactRecord]:
         """Write subnets one by one, load each back and compare it; what is there is kept.
+
+        Args:
+            trials: of the front.
+            complete: adds to a trial what is still to be found out, before it is written.
 
         Raises:
             ExportError: if one cannot be written, or is not the network that was evaluated.
         """
         missing = [t for t in trials if not self._is_there(self._place(t), t)]
-        yield from (self._artefact(t) for t in trials if t not in missing)
         by_architecture: dict[str, list[TrialRecord]] = {}  # one export serves every policy
         for trial in missing:
             key = self.candidates.space.describe(trial.architecture)
@@ -82,8 +87,13 @@ class FrontExporter:
         networks = [self.supernet.network.extract(g[0].architecture).eval() for g in groups]
         shape = self.candidates.space.input_shape
         graphs = export_many(networks, shape, self.evaluator.batch_size)
-        for group, plain, graph in zip(groups, networks, graphs, strict=True):
-            for trial in group:
+        for trial in trials:
+            if trial not in missing:
+                yield self._artefact(complete(trial))
+        for group, plain in zip(groups, networks, strict=True):
+            completed = [complete(trial) for trial in group]
+            graph = next(graphs)
+            for trial in completed:
                 self._write(trial, plain, graph)
                 yield self._artefact(trial)
 

@@ -10,7 +10,7 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,20 +90,25 @@ def export_onnx(
 def export_many(
     networks: Sequence[nn.Module], input_shape: Sequence[int], batch_size: int = 1
 ) -> Iterator[onnx.ModelProto]:
-    """`export_onnx` of several networks, in order, on as many processes as there are cores.
+    """`export_onnx` of several networks, in order, by as many processes as there are cores.
+
+    They begin at once and run ahead of the caller, who has something else to do meanwhile.
 
     Raises:
         ExportError: if one of them cannot be traced.
     """
     jobs = min(this_cpu().cores or 1, len(networks) // 3)
     if jobs < 2:  # a process takes as long to start as two networks to export
-        yield from (export_onnx(network, input_shape, batch_size) for network in networks)
-        return
+        return (export_onnx(network, input_shape, batch_size) for network in networks)
     # loky starts processes without running the caller's main module again, as spawn would
-    exporting = Parallel(n_jobs=jobs, backend="loky", return_as="generator")
+    exporting = Parallel(n_jobs=jobs, backend="loky", return_as="generator", pre_dispatch="all")
     calls = (delayed(_export_bytes)(n, tuple(input_shape), batch_size) for n in networks)
+    return _received(exporting(calls))
+
+
+def _received(results: Iterable[bytes]) -> Iterator[onnx.ModelProto]:
     try:
-        yield from map(onnx.ModelProto.FromString, exporting(calls))
+        yield from map(onnx.ModelProto.FromString, results)
     finally:
         get_reusable_executor().shutdown(wait=False, kill_workers=True)
 
