@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import search_spaces
-from nas.candidate import CandidateSpace
+from nas.candidate import LETTERS, CandidateSpace
 from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
@@ -137,6 +137,7 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     lines += study.notes
     if rows:
         lines.append(_noise_line(study, max(r.accuracy for r in rows)))
+    lines.append(_policy_line(study))
     lines.append(f"latency: {study.record.request['target_summary']}")
     lines += unquantized_lines(study)
     lines += measured_lines(study)
@@ -148,6 +149,15 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     options = RunOptions(storage=storage, out=out or DEFAULT_OUT)
     lines.append(f"more trials: {resume_command(study.name, 2 * len(study.trials), options)}")
     return lines
+
+
+def _policy_line(study: Study) -> str:
+    """What the letters of a policy stand for."""
+    letters = ", ".join(f"{LETTERS[s]} {s}" for s in study.record.request["schemes"])
+    groups: dict[str, None] = {}  # of all layers, in order
+    for row in study.front:
+        groups |= dict.fromkeys(name.rpartition(".")[2] for name in row.policy)
+    return f"policy: a word a layer, a letter each for {', '.join(groups)} ({letters})"
 
 
 def _noise_line(study: Study, accuracy: float) -> str:

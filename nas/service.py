@@ -143,6 +143,7 @@ def search(
                     f"{request.trials}.",
                     f"Ask for {done} or more, or see the front with `nas pareto {name}`.",
                 )
+            studies.set_request(known.id, {**known.request, "asked": asked})
         digest = known.supernet_digest if known else None
         supernet = _supernet(space, data, request, options, digest, listener)
         if known is None:

@@ -93,12 +93,13 @@ def save_png(study: Study, path: Path) -> None:
         if limit <= max(everything) * 1.5:
             axes.axvline(limit, color="#a03030", linestyle="--", linewidth=1, label="budget")
         else:
-            axes.plot([], [], " ", label=f"budget {limit:g} is far right: it does not bind")
+            text = next(b for b in study.record.budgets if b.startswith(x_name))
+            axes.plot([], [], " ", label=f"budget {text} is far right: it does not bind")
     axes.set_xlabel(_LABELS[x_name])
     axes.set_ylabel(_LABELS[y_name])
     axes.set_title(_title(study), fontsize=10)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.legend(loc="lower right", fontsize=8, framealpha=0.9, edgecolor="none")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from typing import Any
 
 from sqlalchemy import Connection, case, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -98,6 +99,17 @@ class Studies:
             held_by = None if holder is None else str(Holder.from_json(holder))
             summaries.append(StudySummary(study, all_, int(feasible), active_at, held_by))
         return sorted(summaries, key=lambda summary: summary.active_at, reverse=True)
+
+    def set_request(self, study_id: int, request: dict[str, Any]) -> None:
+        """Replace what a study was asked for, as its total of trials grows.
+
+        Raises:
+            NotFoundError: there is no such study.
+        """
+        change = update(Study).where(Study.id == study_id).values(request=request)
+        with self._database.write() as connection:
+            if connection.execute(change).rowcount != 1:
+                raise NotFoundError("the study does not exist any more.", "See `nas studies`.")
 
     def delete_study(self, study_id: int) -> None:
         """Delete a study with its trials, measurements and the record of its artefacts.

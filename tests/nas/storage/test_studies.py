@@ -261,3 +261,11 @@ def test_records_of_what_is_not_there(studies: Studies, new_trial: NewTrial) -> 
     ):
         with pytest.raises(NotFoundError):
             attempt()
+
+
+def test_a_study_s_request_can_be_replaced(studies: Studies, new_study: NewStudy) -> None:
+    study = studies.create_study(new_study("study"))
+    studies.set_request(study.id, {"trials": 9})
+    assert studies.find_study("study").request == {"trials": 9}
+    with pytest.raises(NotFoundError):
+        studies.set_request(study.id + 1, {})

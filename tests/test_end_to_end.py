@@ -1,0 +1,95 @@
+"""The whole way on real input: search, export, load back, verify on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import nas
+from nas import service
+from nas.archive import open_study
+from nas.data.registry import load_dataset
+from nas.events import Event
+from nas.export.subnet import run_onnx
+from nas.profiling import profile_cpu
+from nas.request import RunOptions
+from nas.targets import local_profile
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("NAS_STORAGE", raising=False)
+    return RunOptions(storage=f"sqlite:///{tmp_path / 'nas.db'}", out=tmp_path / "out")
+
+
+def test_exported_subnets_are_what_was_evaluated(options: RunOptions) -> None:
+    study = nas.search(
+        "vit", "a100", ["5ms", "params<=0.4*max"], trials=5, storage=options.storage,
+        out=options.out,
+    )  # fmt: skip
+    assert study.front
+    images = load_dataset("digits-hard").test.batch(torch.arange(64))[0]
+    for row in study.front:
+        folder = Path(str(row.exported))
+        config = json.loads((folder / "config.json").read_text())
+        assert config["architecture"] == row.architecture
+        assert config["policy"] == row.policy
+        assert config["objectives"]["accuracy"]["value"] == row.accuracy
+        assert "predicted" in config["objectives"]["latency_ms"]["provenance"]
+        assert len(config["class_names"]) == 10
+        assert row.accuracy_test is not None
+        network = nas.load_subnet(folder)
+        assert sum(p.numel() for p in network.parameters()) == row.params <= 0.4 * 302154
+        with torch.inference_mode():
+            floats = network(images).argmax(1)
+        quantized = run_onnx(folder / "model.onnx", images, 1).argmax(1)
+        assert (floats == quantized).double().mean() > 0.9
+
+    # a second export keeps what is there, and mends what was damaged
+    first = Path(str(study.front[0].exported))
+    before = (first / "model.onnx").stat().st_mtime_ns
+    service.export(study.name, options)
+    assert (first / "model.onnx").stat().st_mtime_ns == before
+    whole = (first / "model.onnx").read_bytes()
+    (first / "model.onnx").write_bytes(whole[:100])
+    service.export(study.name, options)
+    assert (first / "model.onnx").read_bytes() == whole
+
+
+def test_a_front_is_verified_on_this_machine(options: RunOptions) -> None:
+    path = local_profile()
+    path.parent.mkdir(parents=True)
+    profile_cpu("cpu", path, spaces=["vit:digits"], time_limit_s=25, processes=2)
+    study = nas.search("vit", "cpu", trials=4, storage=options.storage, out=options.out)
+    assert study.front
+    for row in study.front:
+        assert row.latency_ms_measured is not None
+        assert row.agreement is not None
+        assert row.agreement > 0.97
+    measured = study.measurements[0]
+    assert (measured.batch_size, measured.threads) == (1, 1)
+    assert measured.processes >= 2
+    assert measured.runtime.startswith("onnxruntime")
+
+    again = service.verify(study.name, options)  # measures anew, keeps what was
+    assert len(again.measurements) == 2 * len(study.measurements)
+
+
+def test_verifying_another_machine_s_target_measures_nothing(options: RunOptions) -> None:
+    study = nas.search("vit", "a100", trials=2, storage=options.storage, export=False)
+    said: list[Event] = []
+    service.verify(study.name, options, said.append)
+    assert any("is not this machine" in event.text for event in said)
+    assert open_study(study.name, options.storage).measurements == ()
+
+
+def test_a_study_needs_its_own_supernet(options: RunOptions) -> None:
+    study = nas.search("vit", "a100", trials=2, storage=options.storage, export=False)
+    longer = service.resume(study.name, 3, replace(options, export=False))
+    assert len(longer.trials) == 3
+    assert [t.key for t in longer.trials[:2]] == [t.key for t in study.trials]
