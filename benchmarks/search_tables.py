@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.engine.loop import Evaluated, run_search
+from nas.engine.pareto import hypervolume
+from nas.engine.problem import Objective, Problem
+from nas.engine.samplers import require_sampler
 from nas.errors import NasError, UsageError
-from nas.search.engine import Evaluated, run_search
-from nas.search.pareto import hypervolume
-from nas.search.problem import Objective, Problem
-from nas.search.samplers import require_sampler
 from search_spaces.choices import Choice, ChoiceSet, Genomes
 
 Floats = NDArray[np.float64]

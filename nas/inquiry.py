@@ -231,7 +231,7 @@ def predict(
 
 def list_samplers() -> list[dict[str, Any]]:
     """Samplers with what they do."""
-    from nas.search import samplers
+    from nas.engine import samplers
 
     return [{"sampler": name, "what": title} for name, title in samplers.list_samplers().items()]
 

@@ -20,11 +20,11 @@ from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
 from nas.data.registry import load_dataset
-from nas.errors import ProfileError, UsageError
+from nas.engine.samplers import require_sampler
+from nas.errors import ExportError, UsageError
 from nas.evaluation import Evaluator
 from nas.events import Event, Listener, silent
 from nas.request import RunOptions, SearchRequest, refuse_mismatch
-from nas.search.samplers import require_sampler
 from nas.setting import Reach, Setting
 from nas.storage.database import open_database
 from nas.storage.records import ProfileRecord, StudyRecord, TrialRecord
@@ -131,6 +131,9 @@ def search(
     for line in (setting.costs.latency.provenance, *map(str, reaches)):
         listener(Event("note", line))
     name = options.study or request.study_name()
+    if name.startswith(".") or set(name) & set("/\\"):
+        raise UsageError(f"{name!r} cannot name a study and its folder.", "Leave out / and \\.")
+    _require_writable(options.out / name / "front.png", "--out")
     with _studies(options.storage) as studies:
         known = {s.study.name: s.study for s in studies.list_studies()}.get(name)
         asked = {**request.to_json(), "profile": profile.fingerprint()}
@@ -376,7 +379,7 @@ def profile(
     Raises:
         UsageError: if the device cannot be measured by this program.
         MeasureError: if the measurements fail.
-        ProfileError: if the file cannot be written.
+        ExportError: if the file cannot be written.
     """
     from nas.profiling import describe_profile, profile_cpu
 
@@ -385,7 +388,7 @@ def profile(
             f"only this machine's cpu can be measured, not {device!r}.", "Use --device cpu."
         )
     path = out or local_profile(batch_size)
-    _require_writable(path)
+    _require_writable(path, "--out")
     made = profile_cpu(
         path.stem,
         runtime=runtime,
@@ -399,13 +402,13 @@ def profile(
     return path, describe_profile(made)
 
 
-def _require_writable(path: Path) -> None:
-    """Refuse a place that cannot keep a file, before two minutes of measuring."""
+def _require_writable(path: Path, option: str) -> None:
+    """Refuse a place that cannot keep a file, before minutes of work for it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             return
     except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be written ({error.strerror}).", "Choose another --out."
+        raise ExportError(
+            f"{path} cannot be written ({error.strerror}).", f"Choose another {option}."
         ) from None

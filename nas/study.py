@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.search.pareto import non_dominated
+from nas.engine.pareto import non_dominated
 from nas.storage.records import ArtefactRecord, MeasurementRecord, StudyRecord, TrialRecord
 
 #: objective -> (column of a trial that is judged, whether more is better)

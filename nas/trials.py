@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
+from nas.engine.loop import Evaluated, EvaluationFailed, run_search
+from nas.engine.problem import Objective, Problem
 from nas.evaluation import EvaluationError, Evaluator
 from nas.events import Event, Listener
 from nas.request import SearchRequest
-from nas.search.engine import Evaluated, EvaluationFailed, run_search
-from nas.search.problem import Objective, Problem
 from nas.setting import Setting
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies

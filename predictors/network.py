@@ -29,7 +29,8 @@ from predictors.op_time import Array, number, numbers
 
 FORM = "measured_sum"
 COVERAGE = 0.9
-FOLDS = 8
+#: Architectures that a fit must have before the two extreme ones are not judged.
+LEAST_ARCHITECTURES = 4
 #: Neighbours in shape whose error corrects the analytic time of an op that was not timed.
 NEIGHBOURS = 4
 #: Strength of the pull on shares (per class) and on costs a call, in relative error.
@@ -218,6 +219,7 @@ def fit_network_model(
     spread = np.array([n.timing.spread_between for n in fitted])
     steady = spread <= STEADY * np.median(spread)  # the others say more of the machine
     scores = _cross_scores(x, y, [_architecture(n) for n in fitted])[steady]
+    scores = scores[~np.isnan(scores)]
     if len(drift):
         scores = np.add.outer(scores, np.asarray(drift)).ravel()
     ratio = float(np.exp(max(conformal_quantile(scores, coverage_wanted), 0.0)))
@@ -259,12 +261,18 @@ def _architecture(network: NetworkTiming) -> str:
 
 
 def _cross_scores(x: Array, y: Array, groups: Sequence[str]) -> Array:
-    """Log of measured over predicted by a fit that saw no network of the same architecture."""
+    """Log of measured over predicted by a fit that saw no network of the same architecture.
+
+    NaN for the smallest and the largest architecture: a fit without them has to extrapolate,
+    which the final one, made with them, never does inside the space.
+    """
     index = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    fold = np.array([index[group] % FOLDS for group in groups])
-    scores = np.zeros(len(y))
-    for k in set(fold.tolist()):
-        out = fold == k
+    member = np.array([index[group] for group in groups])
+    size = np.array([x[member == k, : x.shape[1] // 2].sum(axis=1).mean() for k in index.values()])
+    inner = set(range(len(index))) - ({int(size.argmin()), int(size.argmax())})
+    scores = np.full(len(y), np.nan)
+    for k in inner if len(index) > LEAST_ARCHITECTURES else index.values():
+        out = member == k
         if not out.all():
             scores[out] = np.log(y[out] / Calibration().fit(x[~out], y[~out]).predict(x[out]))
     return scores

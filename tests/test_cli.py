@@ -66,6 +66,8 @@ def test_help_needs_no_torch() -> None:
         ((*SEARCH, "--train-time", "2"), 2, "time"),
         ((*SEARCH, "--storage", "postgres:/x"), 1, "database URL"),
         ((*SEARCH, "--storage", "sqlite:////proc/none/nas.db"), 1, "cannot be opened"),
+        ((*SEARCH, "--out", "/proc/none"), 1, "cannot be written"),
+        ((*SEARCH, "--study", "../up"), 2, "cannot name a study"),
         (("search", "--target", "a100", "--budget", "5"), 2, "unit"),
         (("search", "--target", "a100", "--budget", "5parsecs"), 2, "unit"),
         (("search", "--target", "a100", "--budget", "-1ms"), 2, "more than zero"),

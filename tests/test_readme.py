@@ -42,3 +42,12 @@ def test_every_dependency_has_a_tested_version() -> None:
     names = {re.split(r"[\[<>=~]", w)[0].lower() for w in wanted} - {"frontier-nas"}
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").open()}
     assert sorted(names - pinned) == []
+
+
+def test_the_api_of_the_readme_is_there_whatever_was_imported_before() -> None:
+    code = (
+        "import nas.service, nas.engine.loop, nas\n"
+        "assert callable(nas.search) and callable(nas.open_study) and callable(nas.load_subnet)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.search.engine import Evaluated
-from nas.search.pareto import hypervolume
-from nas.search.problem import Objective, Problem
+from nas.engine.loop import Evaluated
+from nas.engine.pareto import hypervolume
+from nas.engine.problem import Objective, Problem
 from search_spaces.choices import Choice, ChoiceSet, Condition, Genomes
 
 ACCURACY = Objective("accuracy", maximise=True, known=False)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.search.candidates import ENUMERATE, Candidates, identity, unique
-from nas.search.inner import Scored, search
-from nas.search.pareto import gains, non_dominated
-from nas.search.problem import Floats, Problem
-from nas.search.samplers import GenomeSampler, SamplerAt, SpaceExhausted, register_sampler
-from nas.search.told import Told
+from nas.engine.candidates import ENUMERATE, Candidates, identity, unique
+from nas.engine.inner import Scored, search
+from nas.engine.pareto import gains, non_dominated
+from nas.engine.problem import Floats, Problem
+from nas.engine.samplers import GenomeSampler, SamplerAt, SpaceExhausted, register_sampler
+from nas.engine.told import Told
 from predictors.accuracy import AccuracyPredictor
 from search_spaces.choices import Genomes
 

@@ -10,7 +10,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from nas.search.problem import Floats, Problem
+from nas.engine.problem import Floats, Problem
 from search_spaces.choices import ChoiceSet, Genomes
 
 CONSTRAINT = "budgets"

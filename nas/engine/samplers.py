@@ -21,10 +21,10 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import FrozenTrial
 
 from hw_profiles.errors import nearest
-from nas.search.candidates import identity
-from nas.search.inner import genome_problem, nsga2
-from nas.search.problem import Problem
-from nas.search.told import Told, distributions
+from nas.engine.candidates import identity
+from nas.engine.inner import genome_problem, nsga2
+from nas.engine.problem import Problem
+from nas.engine.told import Told, distributions
 
 SamplerAt = Callable[[int], BaseSampler]
 """Number of trials told -> the sampler to ask next."""
@@ -60,7 +60,7 @@ def register_sampler(name: str, title: str) -> Callable[[SamplerFactory], Sample
 
 
 def _entries() -> dict[str, _Entry]:
-    import nas.search.guided  # noqa: F401  # registers itself
+    import nas.engine.guided  # noqa: F401  # registers itself
 
     for plugin in entry_points(group="nas.samplers"):
         if plugin.name not in _SAMPLERS:

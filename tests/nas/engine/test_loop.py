@@ -7,10 +7,10 @@ import pytest
 from optuna.samplers import RandomSampler
 from search_problems import ACCURACY, LATENCY, PARAMS, ROBUSTNESS, Layered
 
+from nas.engine.loop import EvaluationFailed, run_search
+from nas.engine.problem import Objective
+from nas.engine.samplers import list_samplers, register_sampler, require_sampler
 from nas.errors import BudgetError, NotFoundError
-from nas.search.engine import EvaluationFailed, run_search
-from nas.search.problem import Objective
-from nas.search.samplers import list_samplers, register_sampler, require_sampler
 
 SAMPLERS = ["guided", "nsga2", "pymoo-nsga2", "random", "tpe"]
 

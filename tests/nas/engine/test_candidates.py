@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_problems import Layered
 
-from nas.search.candidates import Candidates, corners, enumerate_all, identity, spread, unique
-from nas.search.inner import search
+from nas.engine.candidates import Candidates, corners, enumerate_all, identity, spread, unique
+from nas.engine.inner import search
 from search_spaces.choices import Choice, ChoiceSet, Condition
 
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.search.inner import search
-from nas.search.problem import Floats, Problem
+from nas.engine.inner import search
+from nas.engine.problem import Floats, Problem
 from search_spaces.choices import ChoiceSet, Genomes
 
 ENUMERATE = 20_000

@@ -22,11 +22,11 @@ from optuna.samplers import BaseGASampler
 from optuna.trial import TrialState
 from threadpoolctl import ThreadpoolController
 
+from nas.engine.candidates import Candidates, identity
+from nas.engine.problem import Problem
+from nas.engine.samplers import GenomeSampler, SpaceExhausted, get_sampler
+from nas.engine.told import CONSTRAINT, distributions
 from nas.errors import BudgetError
-from nas.search.candidates import Candidates, identity
-from nas.search.problem import Problem
-from nas.search.samplers import GenomeSampler, SpaceExhausted, get_sampler
-from nas.search.told import CONSTRAINT, distributions
 from search_spaces.choices import Genomes
 
 MAX_ASKS = 20

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from nas.engine.pareto import gains, hypervolume, non_dominated
 from nas.errors import UsageError
-from nas.search.pareto import gains, hypervolume, non_dominated
 
 points = st.integers(1, 3).flatmap(
     lambda k: arrays(
