@@ -24,7 +24,7 @@ from nas.export.subnet import (
     load_subnet,
     run_onnx,
     to_json_bytes,
-    write_atomic,
+    write_exported,
 )
 from nas.storage.records import ArtefactRecord, TrialRecord
 from nas.study import Study
@@ -124,10 +124,10 @@ class FrontExporter:
         groups, runtime = self.candidates.space.group_modules(), self.evaluator.runtime
         quantized = quantize_onnx(graph, candidate.policy, groups, runtime)
         check_quantized(quantized, candidate.policy, groups, runtime)
-        write_atomic(place / "model.safetensors", save(plain.state_dict()))
-        write_atomic(place / "model.onnx", quantized.SerializeToString())
+        write_exported(place / "model.safetensors", save(plain.state_dict()))
+        write_exported(place / "model.onnx", quantized.SerializeToString())
         config = self._config(place, trial, candidate)
-        write_atomic(place / "config.json", to_json_bytes(config))
+        write_exported(place / "config.json", to_json_bytes(config))
         self._compare(place, candidate)
 
     def _config(self, place: Path, trial: TrialRecord, candidate: Candidate) -> SubnetConfig:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import search_spaces
 from nas.errors import CheckpointError, ExportError, NasError
+from nas.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,21 +76,18 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_exported(path: Path, content: bytes) -> None:
     """Write a file whole or not at all.
 
     Raises:
         ExportError: if the place cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
+        write_atomic(path, content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ExportError(
-            f"cannot write {path}: {error.strerror}.", "Free some room or choose another --out."
+            f"cannot write {path}: {error.strerror or error}.",
+            "Free some room or choose another --out.",
         ) from None
 
 

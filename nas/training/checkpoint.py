@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,27 +12,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas.errors import CheckpointError
+from nas.files import write_atomic
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new one.
+def write_kept(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
 
     Raises:
         CheckpointError: if the folder cannot be made or written, or the disk is full.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        write_atomic(path, content)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror or error}).",
@@ -49,7 +37,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str
         CheckpointError: if it cannot be written.
     """
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(plain, {"record": json.dumps(record)}))
+    write_kept(path, save(plain, {"record": json.dumps(record)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

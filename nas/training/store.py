@@ -22,7 +22,7 @@ from nas.data.dataset import Dataset
 from nas.data.dataset import fingerprint as hash_of
 from nas.errors import CheckpointError
 from nas.paths import cache_dir
-from nas.training.checkpoint import check_tensors, read_tensors, write_atomic, write_tensors
+from nas.training.checkpoint import check_tensors, read_tensors, write_kept, write_tensors
 from nas.training.loop import Training
 from nas.training.recipe import Recipe
 from search_spaces.elastic import Supernet
@@ -176,8 +176,8 @@ def save_supernet(
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     # The record last: a folder without one is not a supernet, whatever stopped the writing.
-    write_atomic(path / "model.safetensors", staged.read_bytes())
-    write_atomic(path / "config.json", json.dumps(config, indent=1).encode())
+    write_kept(path / "model.safetensors", staged.read_bytes())
+    write_kept(path / "config.json", json.dumps(config, indent=1).encode())
     staged.unlink()
     return TrainedSupernet(trained.network.eval(), fingerprint, digest, config, path)
 
