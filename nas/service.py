@@ -306,8 +306,7 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
     if not can_verify(profile):
         text = (
             f"{profile.device.name} under {profile.runtime.name} is not this machine: nothing was "
-            "measured. Verify on the "
-            "device itself, from the exported subnets."
+            "measured. Verify on the device itself, from the exported subnets."
         )
         listener(Event("note", text))
         return replace(study, notes=(text,))

@@ -43,7 +43,7 @@ class Sizes:
     """A preset: the values of each choice, and what is fixed.
 
     `position_std` is the spread of the initial positions: 0.02 as published for 224 pixels; on
-    8x8 images training starts far sooner from 1 (after 500 steps 78 % against 52 %).
+    8x8 images training starts far sooner from 1.
     """
 
     embed: tuple[int, ...]
