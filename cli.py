@@ -36,13 +36,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Out = Annotated[Path, typer.Option("--out", help="Folder for pictures and exported subnets.")]
 Space = Annotated[str, typer.Option("--space", help="Search space; see `nas spaces`.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Sizes of the space.")]
-Data = Annotated[str | None, typer.Option("--data", help="Name of a data set, or an image folder.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="Name of a data set (see `nas datasets`), or a path.")
+]
 Target = Annotated[
     str, typer.Option("--target", help="Device name, `cpu`, or a profile file; see `nas targets`.")
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Examples a forward pass.")]
 TrainTime = Annotated[
     str | None, typer.Option("--train-time", help="Limit of a training, such as 2m or 90s.")
+]
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", help="Of the supernet's training; see `nas recipes`.")
+]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init", help="Weights to start from: hf:FOLDER_OR_NAME, timm:NAME, ofa:FILE, ..."
+    ),
 ]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name; see `nas studies`.")]
 
@@ -65,7 +76,7 @@ def search(
     sampler: Annotated[str, typer.Option(help="How the next candidate is chosen.")] = "guided",
     objective: Annotated[
         list[str] | None,
-        typer.Option("--objective", help="Repeatable; default accuracy and latency."),
+        typer.Option("--objective", help="Repeatable; default quality and latency."),
     ] = None,
     schemes: Annotated[
         str | None, typer.Option(help="Only these schemes, comma-separated.")
@@ -74,6 +85,8 @@ def search(
     study: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     out: Out = DEFAULT_OUT,
+    recipe: Recipe = None,
+    init: Init = None,
     train_time: TrainTime = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train the supernet anew.")] = False,
     no_export: Annotated[
@@ -91,12 +104,14 @@ def search(
         budgets=tuple(budget or ()),
         preset=preset,
         data=data,
-        objectives=tuple(objective or ("accuracy", "latency")),
+        objectives=tuple(objective or ()),
         trials=trials,
         seed=seed,
         sampler=sampler,
         batch_size=batch_size,
         schemes=tuple(s.strip() for s in schemes.split(",")) if schemes else None,
+        recipe=recipe,
+        init=init,
     )
     options = RunOptions(
         storage=storage,
@@ -323,21 +338,47 @@ def train(
     space: Space = "vit",
     preset: Preset = None,
     data: Data = None,
+    recipe: Recipe = None,
+    init: Init = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and subnets.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Default the recipe's own number.")
+    ] = None,
     train_time: Annotated[
-        str | None, typer.Option("--time", help="Limit, such as 10m; default the whole recipe.")
+        str | None, typer.Option("--time", help="Limit, such as 10m; default all epochs.")
     ] = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Even if it was trained before.")
     ] = False,
 ) -> None:
-    """Train a supernet and keep it for later searches."""
+    """Train a supernet and keep it for later searches. Runs under torchrun too."""
     from nas import service
+    from nas.request import RunOptions, SearchRequest
 
+    request = SearchRequest(
+        space, preset=preset, data=data, supernet_seed=seed, recipe=recipe, init=init
+    )
+    options = RunOptions(train_time_s=_seconds(train_time), epochs=epochs, retrain=retrain)
     with _progress() as listener:
-        lines = service.train(space, preset, data, seed, _seconds(train_time), retrain, listener)
+        lines = service.train(request, options, listener)
     for line in lines:
         typer.echo(line)
+
+
+@app.command()
+def recipes() -> None:
+    """List the ways to train a supernet."""
+    from nas import inquiry
+
+    _print_rows(inquiry.list_recipes(), "no recipes")
+
+
+@app.command()
+def datasets() -> None:
+    """List the data sets that need no path."""
+    from nas import inquiry
+
+    _print_rows(inquiry.list_data(), "no data sets")
 
 
 @app.command()

@@ -65,7 +65,8 @@ def main() -> None:
     models, rows = [], []
     for i, genome in enumerate(genomes):
         candidate = joint.decode(genome)
-        graph = export_onnx(space.build(candidate.architecture), space.input_shape)
+        architecture = candidate.architecture
+        graph = export_onnx(space.build(architecture), space.example(architecture))
         model = quantize_onnx(graph, candidate.policy, space.group_modules())
         check_quantized(model, candidate.policy, space.group_modules())
         models.append(model)

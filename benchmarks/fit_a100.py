@@ -21,7 +21,13 @@ from hw_profiles.tables import TableRow, read_sheet, read_table
 from predictors import metrics
 from predictors.gemm_time import QuantizedGemm, RooflineMLP
 from predictors.op_time import Array
-from predictors.roofline_time import AttentionWaves, Conv2dRoofline, StreamTime
+from predictors.roofline_time import (
+    AttentionWaves,
+    ConvRoofline,
+    GatherTime,
+    PoolTime,
+    StreamTime,
+)
 
 COVERAGE = 0.9
 SHORT_TOKENS = 256  # what vision transformers ask for
@@ -52,6 +58,24 @@ GEMMS = {
 # Element-wise kernels reach about 80 % of the sheet's bandwidth; the sheet itself suggests it.
 STREAM_EFFICIENCY = 0.8
 DERIVED_UPPER = 1.5
+# Convolutions: the share of a peak that is reached, the peak without tensor cores relative to that
+# with them (19.5 of 312 TFLOP/s), and bounds of dense ones and of those of few channels a group.
+CONV_EFFICIENCY, PLAIN_PEAK = 0.5, 1 / 16
+CONV_UPPER, NARROW_UPPER = 2.0, 3.0
+# bf16 bytes read and written for each element of (rows, width)
+STREAMS = {
+    "layer_norm": 4.0,
+    "rms_norm": 4.0,
+    "relu": 4.0,
+    "gelu": 4.0,
+    "silu": 4.0,
+    "hardswish": 4.0,
+    "hardsigmoid": 4.0,
+    "add": 6.0,
+    "mul": 6.0,
+    "rotary": 8.0,  # sines and cosines are read too
+    "copy": 4.0,
+}
 PRECISION_SOURCES = {
     "bf16": " PyTorch products, as TensorRT-LLM 1.0.0 and vLLM 0.14.0 call them.",
     "int8_wo": " TensorRT-LLM weight-only plug-in; its times come in steps of 1.024 us.",
@@ -314,34 +338,42 @@ def derived_models(device: Device, floor_ms: float) -> list[OpModel]:
         f"derived from the {device.source}: {100 * STREAM_EFFICIENCY:.0f} % of its bandwidth"
         f"{{}}, and the smallest bf16 kernel timed there ({1e3 * floor_ms:.2f} us); never timed."
     )
-    streams = {"layer_norm": 4.0, "gelu": 4.0, "add": 6.0, "copy": 4.0}  # bf16 read and written
-    models = [
+    bandwidth = STREAM_EFFICIENCY * (device.bandwidth_bytes_per_s or 0.0)
+    peak = CONV_EFFICIENCY * device.peak_flops["bf16"]
+    convolution = ConvRoofline(
+        floor_ms=2 * floor_ms,  # the library lays out the image in a kernel of its own first
+        flops_per_s=peak,
+        narrow_flops_per_s=PLAIN_PEAK * peak,
+        bandwidth_bytes_per_s=bandwidth,
+        element_bytes=2.0,
+        upper=CONV_UPPER,
+        narrow_upper=NARROW_UPPER,
+    )
+    how = ", half of its peak (groups of under 8 channels: a sixteenth of that), two kernels"
+    forms: dict[str, tuple[str, StreamTime | ConvRoofline, str]] = {
+        kind: ("stream", stream(device, floor_ms, moved), "") for kind, moved in STREAMS.items()
+    }
+    forms |= {
+        "embedding": (
+            "gather_stream",
+            GatherTime(floor_ms, bandwidth, 4.0, DERIVED_UPPER),
+            " for the rows that are gathered",
+        ),
+        "pool": ("pool_stream", PoolTime(floor_ms, bandwidth, 2.0, DERIVED_UPPER), ""),
+        "conv2d": ("conv_roofline", convolution, how),
+        "conv1d": ("conv_roofline", convolution, how),
+    }
+    return [
         OpModel(
             kind=kind,
             precision="bf16",
-            form="stream",
-            params=stream(device, floor_ms, moved).to_params(),
+            form=form,
+            params=model.to_params(),
             provenance="derived",
-            source=source.format(""),
+            source=source.format(said),
         )
-        for kind, moved in streams.items()
+        for kind, (form, model, said) in forms.items()
     ]
-    convolution = Conv2dRoofline(
-        floor_ms=2 * floor_ms,  # the library lays out the image in a kernel of its own first
-        flops_per_s=0.5 * device.peak_flops["bf16"],
-        bandwidth_bytes_per_s=STREAM_EFFICIENCY * (device.bandwidth_bytes_per_s or 0.0),
-        element_bytes=2.0,
-        upper=2.0,
-    )
-    convolution_model = OpModel(
-        kind="conv2d",
-        precision="bf16",
-        form="conv2d_roofline",
-        params=convolution.to_params(),
-        provenance="derived",
-        source=source.format(", half of its peak, two kernels"),
-    )
-    return [*models, convolution_model]
 
 
 def plain_error(measured: Array, predicted: Array, kept_out: str) -> FitError:

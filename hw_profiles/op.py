@@ -53,16 +53,27 @@ class _Kind:
     writes: Callable[..., int]
 
 
-def _conv_out(size: int, kernel: int, stride: int) -> int:
-    return (size - kernel) // stride + 1
+def _out(size: int, kernel: int, stride: int, padding: int = 0) -> int:
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def _pointwise(inputs: int = 1, weights_per_column: int = 0) -> _Kind:
+    """An op over (rows, width) that computes each output from few numbers."""
+    return _Kind(
+        ("rows", "width"),
+        macs=lambda r, w: 0,
+        weights=lambda r, w: weights_per_column * w,
+        reads=lambda r, w: inputs * r * w,
+        writes=lambda r, w: r * w,
+    )
 
 
 KINDS: dict[str, _Kind] = {
-    # y[m, n] = x[m, k] W[k, n] + b[n]
+    # y[m, n] = x[m, k] W[k, n]; a bias rides along
     "linear": _Kind(
         ("m", "k", "n"),
         macs=lambda m, k, n: m * k * n,
-        weights=lambda m, k, n: (k + 1) * n,
+        weights=lambda m, k, n: k * n,
         reads=lambda m, k, n: m * k,
         writes=lambda m, k, n: m * n,
     ),
@@ -74,45 +85,61 @@ KINDS: dict[str, _Kind] = {
         reads=lambda b, h, q, k, d: b * h * d * (q + 2 * k),
         writes=lambda b, h, q, k, d: b * h * q * d,
     ),
-    "layer_norm": _Kind(
-        ("rows", "width"),
-        macs=lambda r, w: 0,
-        weights=lambda r, w: 2 * w,
-        reads=lambda r, w: r * w,
-        writes=lambda r, w: r * w,
-    ),
-    "gelu": _Kind(
-        ("rows", "width"),
-        macs=lambda r, w: 0,
-        weights=lambda *_: 0,
-        reads=lambda r, w: r * w,
-        writes=lambda r, w: r * w,
-    ),
-    # y = a + b, the residual sum
-    "add": _Kind(
-        ("rows", "width"),
-        macs=lambda r, w: 0,
-        weights=lambda *_: 0,
-        reads=lambda r, w: 2 * r * w,
-        writes=lambda r, w: r * w,
-    ),
-    # a plain copy: concatenation, transposition, adding a table
-    "copy": _Kind(
-        ("rows", "width"),
-        macs=lambda r, w: 0,
-        weights=lambda *_: 0,
-        reads=lambda r, w: r * w,
-        writes=lambda r, w: r * w,
-    ),
+    # a bias rides along, and so does a batch norm, which is folded into the filters
     "conv2d": _Kind(
-        ("batch", "in_channels", "height", "width", "out_channels", "kernel", "stride"),
-        macs=lambda b, i, h, w, o, k, s: (
-            b * _conv_out(h, k, s) * _conv_out(w, k, s) * o * i * k * k
+        (
+            "batch",
+            "in_channels",
+            "height",
+            "width",
+            "out_channels",
+            "kernel",
+            "stride",
+            "padding",
+            "groups",
         ),
-        weights=lambda b, i, h, w, o, k, s: o * (i * k * k + 1),
-        reads=lambda b, i, h, w, o, k, s: b * i * h * w,
-        writes=lambda b, i, h, w, o, k, s: b * o * _conv_out(h, k, s) * _conv_out(w, k, s),
+        macs=lambda b, i, h, w, o, k, s, p, g: (
+            b * _out(h, k, s, p) * _out(w, k, s, p) * o * (i // g) * k * k
+        ),
+        weights=lambda b, i, h, w, o, k, s, p, g: o * (i // g) * k * k,
+        reads=lambda b, i, h, w, o, k, s, p, g: b * i * h * w,
+        writes=lambda b, i, h, w, o, k, s, p, g: b * o * _out(h, k, s, p) * _out(w, k, s, p),
     ),
+    "conv1d": _Kind(
+        ("batch", "in_channels", "length", "out_channels", "kernel", "stride", "padding", "groups"),
+        macs=lambda b, i, n, o, k, s, p, g: b * _out(n, k, s, p) * o * (i // g) * k,
+        weights=lambda b, i, n, o, k, s, p, g: o * (i // g) * k,
+        reads=lambda b, i, n, o, k, s, p, g: b * i * n,
+        writes=lambda b, i, n, o, k, s, p, g: b * o * _out(n, k, s, p),
+    ),
+    # means over windows; over the whole image where the kernel is its size
+    "pool": _Kind(
+        ("batch", "channels", "height", "width", "kernel", "stride"),
+        macs=lambda *_: 0,
+        weights=lambda *_: 0,
+        reads=lambda b, c, h, w, k, s: b * c * h * w,
+        writes=lambda b, c, h, w, k, s: b * c * _out(h, k, s) * _out(w, k, s),
+    ),
+    # rows of a table by index
+    "embedding": _Kind(
+        ("rows", "entries", "width"),
+        macs=lambda *_: 0,
+        weights=lambda r, e, w: e * w,
+        reads=lambda r, e, w: r * w,
+        writes=lambda r, e, w: r * w,
+    ),
+    "layer_norm": _pointwise(weights_per_column=2),
+    "rms_norm": _pointwise(weights_per_column=1),
+    "relu": _pointwise(),  # relu6 too
+    "gelu": _pointwise(),
+    "silu": _pointwise(),
+    "hardswish": _pointwise(),
+    "hardsigmoid": _pointwise(),
+    "add": _pointwise(inputs=2),  # y = a + b, the residual sum
+    "mul": _pointwise(inputs=2),  # y = a * b, a gate
+    "rotary": _pointwise(),  # rotary position embedding
+    # a plain copy: concatenation, transposition, adding a table
+    "copy": _pointwise(),
 }
 
 
@@ -122,7 +149,8 @@ class Op:
 
     Args:
         kind: a key of `KINDS`.
-        shape: one positive integer for each of the kind's fields, in their order.
+        shape: one positive integer for each of the kind's fields, in their order; a padding may
+            be 0.
         precision: a key of `PRECISIONS`; only `linear` ops are ever quantized, all others run in
             the runtime's native float.
 
@@ -131,7 +159,7 @@ class Op:
 
     >>> op = Op("linear", (17, 64, 256), "int8")
     >>> op.macs, op.weights, op.weight_bytes
-    (278528, 16640, 18432)
+    (278528, 16384, 17408)
     """
 
     kind: str
@@ -146,7 +174,10 @@ class Op:
                 f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}"
             )
         fields = KINDS[self.kind].fields
-        if len(self.shape) != len(fields) or min(self.shape) < 1:
+        if len(self.shape) != len(fields) or any(
+            size < (0 if field == "padding" else 1)
+            for field, size in zip(fields, self.shape, strict=True)
+        ):
             raise ValueError(f"{self.kind} takes positive {fields}, not {self.shape}")
 
     def at(self, precision: str) -> Op:
@@ -160,7 +191,7 @@ class Op:
 
     @property
     def weights(self) -> int:
-        """Parameters, biases included."""
+        """Parameters, biases not included."""
         return KINDS[self.kind].weights(*self.shape)
 
     @property
@@ -175,10 +206,10 @@ class Op:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the stored weights: scales of quantized ones and float32 biases included."""
+        """Bytes of the stored weights, scales of quantized ones included, biases not."""
         held = PRECISIONS[self.precision]
         if self.kind != "linear" or held.is_float:
-            return self.weights * held.weight_bits // 8 if held.is_float else self.weights * 4
+            return self.weights * (held.weight_bits if held.is_float else 32) // 8
         _, k, n = self.shape
         groups = math.ceil(k / held.weight_group) if held.weight_group else 1
-        return math.ceil(k * n * held.weight_bits / 8) + 4 * n * groups + 4 * n
+        return math.ceil(k * n * held.weight_bits / 8) + 4 * n * groups

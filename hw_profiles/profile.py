@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import KINDS, PRECISIONS, Op
 
-SCHEMA_VERSION = 1
+#: 2: the shapes of convolutions have padding and groups.
+SCHEMA_VERSION = 2
 MAX_PROFILE_BYTES = 32 * 2**20
 Provenance = Literal["measured", "fitted", "derived"]
 
@@ -148,7 +149,7 @@ class DeviceProfile(_Strict):
     measurements too, so that it can be fitted again.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     device: Device
     runtime: Runtime
@@ -205,7 +206,7 @@ def load_profile(path: Path) -> DeviceProfile:
     """Read a profile file, trusting nothing in it.
 
     Raises:
-        ProfileError: if it cannot be read, is no profile, or is of a newer schema.
+        ProfileError: if it cannot be read, is no profile, or is of another schema.
     """
     again = "Make it anew with `nas profile`, or name a device from `nas targets`."
     try:
@@ -218,10 +219,13 @@ def load_profile(path: Path) -> DeviceProfile:
         raise ProfileError(f"{path} is not a device profile (no whole JSON).", again) from None
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ProfileError(f"{path} is not a device profile (no schema_version).", again)
-    if isinstance(data["schema_version"], int) and data["schema_version"] > SCHEMA_VERSION:
+    schema = data["schema_version"]
+    if isinstance(schema, int) and schema != SCHEMA_VERSION:
+        newer = schema > SCHEMA_VERSION
         raise ProfileError(
-            f"{path} is of profile schema {data['schema_version']}, newer than this program.",
-            "Upgrade the program.",
+            f"{path} is of profile schema {schema}, {'newer' if newer else 'older'} than this "
+            f"program's {SCHEMA_VERSION}.",
+            "Upgrade the program." if newer else "Measure the device anew with `nas profile`.",
         )
     try:
         return DeviceProfile.model_validate(data)

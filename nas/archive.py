@@ -12,6 +12,7 @@ import numpy as np
 
 import search_spaces
 from nas.candidate import LETTERS, CandidateSpace
+from nas.data.metric import METRICS
 from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
@@ -28,7 +29,7 @@ def read_study(studies: Studies, record: StudyRecord) -> Study:
         trials,
         tuple(studies.measurements(record.id)),
         tuple(studies.artefacts(record.id)),
-        (*record.request["reach"], *predictor_notes(trials)),
+        (*record.request["reach"], *predictor_notes(record, trials)),
     )
 
 
@@ -104,14 +105,15 @@ def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
     return shlex.join(words)
 
 
-def predictor_notes(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
-    """How well the accuracy predictor ranked the trials that it proposed."""
+def predictor_notes(record: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """How well the quality's predictor ranked the trials that it proposed."""
     from scipy.stats import kendalltau
 
+    metric = next(METRICS[name] for name in record.objectives if name in METRICS)
     pairs = [
-        (t.origin["predicted"]["accuracy"], t.accuracy)
+        (t.origin["predicted"][metric.name], t.quality)
         for t in trials
-        if t.accuracy is not None and "accuracy" in (t.origin.get("predicted") or {})
+        if t.quality is not None and metric.name in (t.origin.get("predicted") or {})
     ]
     if len(pairs) < 10:
         return ()
@@ -119,8 +121,8 @@ def predictor_notes(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
     tau = kendalltau(predicted, real).statistic
     error = np.abs(predicted - real).mean()
     return (
-        f"accuracy predictor on the {len(pairs)} trials that it chose: mean error "
-        f"{100 * error:.2f} points, Kendall tau {tau:.2f}",
+        f"{metric.title} predictor on the {len(pairs)} trials that it chose: mean error "
+        f"{metric.format_difference(error)}, Kendall tau {tau:.2f}",
     )
 
 
@@ -136,7 +138,7 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     )
     lines += study.notes
     if rows:
-        lines.append(_noise_line(study, max(r.accuracy for r in rows)))
+        lines.append(_noise_line(study))
     lines.append(_policy_line(study))
     lines.append(f"latency: {study.record.request['target_summary']}")
     lines += unquantized_lines(study)
@@ -160,19 +162,20 @@ def _policy_line(study: Study) -> str:
     return f"policy: a word a layer, a letter each for {', '.join(groups)} ({letters})"
 
 
-def _noise_line(study: Study, accuracy: float) -> str:
-    """The standard error of an accuracy; a range where images are drawn from fewer originals."""
-    from nas.evaluation import accuracy_noise
-
-    request = study.record.request
-    images, originals = int(request["n_validation"]), int(request["n_originals"])
-    least = f"{100 * accuracy_noise(accuracy, images):.1f}"
-    most = f"{100 * accuracy_noise(accuracy, originals):.1f}"
-    noise = least if images == originals else f"{least} to {most}"
-    of = "" if images == originals else f" ({originals:,} originals)"
+def _noise_line(study: Study) -> str:
+    """The standard error of a quality; a range where examples are drawn from fewer originals."""
+    request, metric = study.record.request, study.metric
+    examples, originals = int(request["n_validation"]), int(request["n_originals"])
+    most = max((row.quality_noise or 0.0 for row in study.front), default=0.0)
+    noise = metric.format_difference(most)
+    of = ""
+    if examples != originals:
+        of = f" ({originals:,} originals)"
+        least = most * (originals / examples) ** 0.5
+        noise = f"{metric.format_difference(least).split()[0]} to {noise}"
     return (
-        f"val: accuracy on {images:,} validation images{of}, standard error {noise} points; "
-        "test: images that no search saw"
+        f"val: {metric.title} on {examples:,} validation examples{of}, standard error up to "
+        f"{noise}; test: examples that no search saw"
     )
 
 
@@ -184,8 +187,8 @@ def unquantized_lines(study: Study) -> list[str]:
         return []
     return [
         f"no layer of the front is quantized: at these sizes {study.record.target} is predicted "
-        f"to be slower in {', '.join(schemes[1:])}. Their gain is size: try --objective accuracy "
-        "--objective weights"
+        f"to be slower in {', '.join(schemes[1:])}. Their gain is size: try "
+        f"--objective {study.metric.name} --objective weights"
     ]
 
 

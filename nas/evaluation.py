@@ -1,35 +1,39 @@
-"""Accuracy of a candidate: the activated subnet with its policy's arithmetic, on real data."""
+"""Quality of a candidate: the activated subnet with its policy's arithmetic, on real data."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hw_profiles.machine import this_cpu
 from nas.candidate import Candidate
-from nas.data.dataset import Part
+from nas.data.dataset import Dataset, Part
+from nas.data.metric import Metric
 from nas.errors import NasError
 from nas.quantization.arithmetic import simulate
 from search_spaces.elastic import Supernet
+from search_spaces.space import Architecture
+
+#: Training examples that a subnet's batch-norm statistics are collected on, and of a batch.
+CALIBRATION_EXAMPLES, CALIBRATION_BATCH = 1024, 256
 
 
 class EvaluationError(NasError, RuntimeError):
     """A candidate whose outputs are not numbers."""
 
 
-def accuracy_noise(accuracy: float, n_images: int) -> float:
-    """Standard error of an accuracy measured on n independent images.
-
-    >>> round(accuracy_noise(0.9, 4000), 4)
-    0.0047
-    """
-    return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / n_images)
+def calibration_batches(data: Dataset) -> list[Tensor]:
+    """A fixed sample of the training part, as network input without augmentation."""
+    order = np.random.default_rng(0).permutation(len(data.train))[:CALIBRATION_EXAMPLES]
+    return [
+        data.train.batch(chosen)[0] for chosen in torch.from_numpy(order).split(CALIBRATION_BATCH)
+    ]
 
 
 @contextmanager
@@ -43,14 +47,16 @@ def _one_thread_an_operator() -> Iterator[None]:
 
 
 class Evaluator:
-    """Holds a supernet, takes candidates, gives back logits and accuracies.
+    """Holds a supernet, takes candidates, gives back logits and qualities.
 
     Args:
         supernet: trained, in float32; it is copied to the runtime's native type where that differs.
         runtime: whose arithmetic is simulated.
         native: the runtime's native type, `fp32` or `bf16`.
-        batch_size: of the deployment: the images that share one dynamic activation scale.
-        images_per_pass: evaluated at once, rounded down to whole deployment batches.
+        batch_size: of the deployment: the examples that share one dynamic activation scale.
+        calibration: training inputs that a subnet's batch-norm statistics are collected on
+            before it is evaluated; needed by supernets that have batch norms.
+        per_pass: examples evaluated at once, rounded down to whole deployment batches.
         threads: passes that run side by side, each in one thread of its own: for small networks
             several times faster than several threads inside each operator. Results do not
             depend on it.
@@ -62,46 +68,81 @@ class Evaluator:
         runtime: str,
         native: str,
         batch_size: int = 1,
-        images_per_pass: int = 128,
+        calibration: Sequence[Tensor] = (),
+        per_pass: int = 128,
         threads: int | None = None,
     ) -> None:
+        if supernet.calibrates and not calibration:
+            raise ValueError("a supernet with batch norms is evaluated on calibration inputs")
         self.dtype = torch.bfloat16 if native == "bf16" else torch.float32
-        self.supernet = supernet.eval()
+        self.trained = supernet.eval()
+        self.supernet = self.trained
         if self.dtype is not torch.float32:
             self.supernet = copy.deepcopy(supernet).to(self.dtype).eval()
         self.runtime = runtime
         self.batch_size = batch_size
-        self.images_per_pass = max(images_per_pass // batch_size, 1) * batch_size
+        self.calibration = tuple(calibration)
+        self.per_pass = max(per_pass // batch_size, 1) * batch_size
         self.threads = threads or this_cpu().cores or 1
 
+    def prepare(self, arch: Architecture) -> Supernet:
+        """The float32 supernet with this architecture active, on statistics of its own."""
+        if self.trained.active != arch or not self.trained.calibrated:
+            with _one_thread_an_operator():
+                self.trained.activate(arch).calibrate(self.calibration)
+        return self.trained
+
     def logits(self, candidate: Candidate, part: Part, first: int | None = None) -> Tensor:
-        """Outputs (n, classes) in float32 for a part's images, or its first ones.
+        """Outputs (n, classes) or (n, length, vocabulary), in float32, for a part's examples.
+
+        Args:
+            candidate: to run.
+            part: whose examples.
+            first: how many of them; all unless given.
 
         Raises:
             EvaluationError: if an output is not finite.
         """
-        self.supernet.activate(candidate.architecture)
+        return torch.cat([logits for logits, _ in self._passes(candidate, part, first)])
+
+    def quality(self, candidate: Candidate, part: Part, metric: Metric) -> tuple[float, float]:
+        """Mean quality over a part, and its standard error.
+
+        Raises:
+            EvaluationError: if an output is not finite.
+        """
+        scores = torch.cat(
+            [metric.scores(logits, labels) for logits, labels in self._passes(candidate, part)]
+        )
+        return float(scores.mean()), metric.noise(scores, part.draws)
+
+    def _passes(
+        self, candidate: Candidate, part: Part, first: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and labels of each pass, in order."""
+        space = self.trained.space
+        self.prepare(candidate.architecture)
+        if self.supernet is not self.trained:
+            self.supernet.activate(candidate.architecture).adopt_statistics(self.trained)
         order = torch.arange(len(part) if first is None else min(first, len(part)))
 
-        def one_pass(chosen: Tensor) -> Tensor:
+        def one_pass(chosen: Tensor) -> tuple[Tensor, Tensor]:
             with torch.inference_mode():
-                images, _ = part.batch(chosen)
-                logits: Tensor = self.supernet(images.to(self.dtype))
-                return logits.float()
+                inputs, labels = part.batch(chosen)
+                fitted = space.fit_input(candidate.architecture, inputs)
+                if fitted.is_floating_point():
+                    fitted = fitted.to(self.dtype)
+                logits: Tensor = self.supernet.network(fitted).float()
+                if not torch.isfinite(logits).all():
+                    raise EvaluationError(
+                        "an output is not finite.",
+                        "The policy overflows this network: it is no candidate.",
+                    )
+                return logits, labels
 
         with (
             simulate(self.supernet, candidate.policy, self.runtime, self.batch_size),
             _one_thread_an_operator(),
             ThreadPoolExecutor(self.threads) as passes,
         ):
-            found = torch.cat(list(passes.map(one_pass, order.split(self.images_per_pass))))
-        if not torch.isfinite(found).all():
-            raise EvaluationError(
-                "an output is not finite.", "The policy overflows this network: it is no candidate."
-            )
-        return found
-
-    def accuracy(self, candidate: Candidate, part: Part) -> float:
-        """Share of a part's images whose largest output is their label, in [0, 1]."""
-        decided = self.logits(candidate, part).argmax(dim=1)
-        return float((decided == part.labels).double().mean())
+            yield from passes.map(one_pass, order.split(self.per_pass))

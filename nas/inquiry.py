@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from importlib.metadata import version
 from typing import Any
@@ -24,7 +25,8 @@ from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.studies import Studies
 from nas.targets import THIS_CPU, local_profile, resolve_target
-from search_spaces.choices import Value
+from search_spaces.choices import Choice, Value
+from search_spaces.space import SearchSpace
 
 _PACKAGES = (
     "torch", "numpy", "optuna", "pymoo", "scikit-learn", "sqlalchemy", "onnx", "onnxruntime",
@@ -48,16 +50,7 @@ def describe_space(
         NotFoundError: if there is no such space, preset or target.
     """
     space = search_spaces.get(name, preset)
-    choices = [
-        {
-            "choice": c.name,
-            "values": ", ".join(map(str, c.values)),
-            "active": "always"
-            if c.active is None
-            else f"{c.active.choice} in {', '.join(map(str, sorted(c.active.values, key=str)))}",
-        }
-        for c in space.choices.choices
-    ]
+    choices = _folded(space)
     sample = space.choices.sample(501, np.random.default_rng(0))
     archs = [space.choices.decode(row) for row in sample]
     params = [sum(op.params for _, op in space.workload(a)) for a in archs]
@@ -91,6 +84,32 @@ def describe_space(
         "choices": choices,
         "extremes": shown,
     }
+
+
+def _folded(space: SearchSpace) -> list[dict[str, Any]]:
+    """The choices; those that differ by an index alone share a line."""
+    rows: dict[tuple[str, str], list[Choice]] = {}
+    for choice in space.choices.choices:
+        values = ", ".join(map(str, choice.values))
+        rows.setdefault((re.sub(r"\d+", "*", choice.name), values), []).append(choice)
+    shown = []
+    for (pattern, values), alike in rows.items():
+        conditions = {choice.active for choice in alike}
+        parents = {re.sub(r"\d+", "*", c.choice) for c in conditions if c is not None}
+        active = "always"
+        if len(conditions) == 1 and (only := alike[0].active) is not None:
+            active = f"if {only.choice} in {', '.join(map(str, sorted(only.values, key=str)))}"
+        elif parents:
+            active = f"depends on {', '.join(sorted(parents))}"
+        shown.append(
+            {
+                "choice": alike[0].name if len(alike) == 1 else pattern,
+                "times": len(alike),
+                "values": values,
+                "active": active,
+            }
+        )
+    return shown
 
 
 def _costs(setting: Setting, arch: dict[str, Value], scheme: str) -> dict[str, float]:
@@ -234,6 +253,32 @@ def list_samplers() -> list[dict[str, Any]]:
     from nas.engine import samplers
 
     return [{"sampler": name, "what": title} for name, title in samplers.list_samplers().items()]
+
+
+def list_recipes() -> list[dict[str, Any]]:
+    """Training recipes with what they do, and the spaces whose default they are."""
+    from nas.training.recipe import recipes
+
+    spaces: dict[str, list[str]] = {}
+    for name in search_spaces.names():
+        spaces.setdefault(search_spaces.get(name).default_recipe, []).append(name)
+    return [
+        {"recipe": name, "what": title, "default of": ", ".join(spaces.get(name, [])) or "-"}
+        for name, title in recipes().items()
+    ]
+
+
+def list_data() -> list[dict[str, Any]]:
+    """Registered data sets with what they are, and the spaces whose default they are."""
+    from nas.data.registry import list_datasets
+
+    spaces: dict[str, list[str]] = {}
+    for name in search_spaces.names():
+        spaces.setdefault(search_spaces.get(name).default_data, []).append(name)
+    return [
+        {"data": name, "what": title, "default of": ", ".join(spaces.get(name, [])) or "-"}
+        for name, title in list_datasets().items()
+    ]
 
 
 def doctor(storage: str) -> dict[str, str]:

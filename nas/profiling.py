@@ -183,7 +183,7 @@ class _Networks:
             return
         from nas.export.onnx import export_onnx, quantize_onnx
 
-        graph = export_onnx(space.build(arch), space.input_shape, self.batch_size)
+        graph = export_onnx(space.build(arch), space.example(arch, self.batch_size))
         for candidate in candidates:
             model = quantize_onnx(graph, candidate.policy, space.group_modules(), self.runtime)
             path = self.folder / f"{len(self.jobs)}.onnx"
@@ -194,15 +194,17 @@ class _Networks:
 def eager_call(
     space: str, preset: str, architecture: dict[str, Value], batch_size: int, threads: int
 ) -> Callable[[], object]:
-    """A network in eager PyTorch on fixed random images, as a call to time."""
+    """A network in eager PyTorch on a fixed example, as a call to time."""
     import torch
 
     from hw_profiles.runtimes.torch import without_gradients
 
     found = search_spaces.get(space, preset)
     network = found.build(architecture).eval()
-    images = torch.randn(batch_size, *found.input_shape)
-    return without_gradients(lambda: network(images), threads)
+    example = found.example(architecture, batch_size)
+    if example.is_floating_point():
+        example = torch.randn_like(example)
+    return without_gradients(lambda: network(example), threads)
 
 
 # --- the profile --------------------------------------------------------------------------------

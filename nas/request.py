@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nas.budget import parse_budgets
+from nas.data.metric import METRICS, Metric
 from nas.errors import StudyMismatchError, UsageError, nearest
 from nas.study import OBJECTIVES
 
@@ -27,13 +28,16 @@ class SearchRequest:
         budgets: limits as typed, such as `5ms`.
         preset: of the space; None picks the one that fits the data.
         data: name of a data set or a folder; None is the space's default.
-        objectives: names; accuracy is the one that is really evaluated.
+        objectives: names. One is what the data are judged by (accuracy, or bits per byte of
+            text) and is really evaluated; empty means that and latency.
         trials: real evaluations in all, those done before included.
         seed: of the search.
         sampler: name from the registry of samplers.
         batch_size: examples a forward pass on the target.
         schemes: restricts the quantization schemes that the target offers.
         supernet_seed: of the supernet's training.
+        recipe: of the supernet's training; None is the space's own.
+        init: foreign weights that the supernet starts from, such as `hf:FOLDER`.
     """
 
     space: str = "vit"
@@ -41,23 +45,27 @@ class SearchRequest:
     budgets: tuple[str, ...] = ()
     preset: str | None = None
     data: str | None = None
-    objectives: tuple[str, ...] = ("accuracy", "latency")
+    objectives: tuple[str, ...] = ()
     trials: int = 100
     seed: int = 0
     sampler: str = "guided"
     batch_size: int = 1
     schemes: tuple[str, ...] | None = None
     supernet_seed: int = 0
+    recipe: str | None = None
+    init: str | None = None
 
     def __post_init__(self) -> None:
         parse_budgets(self.budgets)
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise nearest(name, OBJECTIVES, "objective")
-        if "accuracy" not in self.objectives or len(self.objectives) < 2:
+        qualities = [name for name in self.objectives if name in METRICS]
+        if self.objectives and (len(qualities) != 1 or len(self.objectives) < 2):
             raise UsageError(
-                "a search needs accuracy and at least one cost as objectives.",
-                f"Costs: {', '.join(n for n in OBJECTIVES if n != 'accuracy')}.",
+                "a search needs one quality and at least one cost as objectives.",
+                f"Qualities: {', '.join(METRICS)} (of text). "
+                f"Costs: {', '.join(n for n in OBJECTIVES if n not in METRICS)}.",
             )
         if len(set(self.objectives)) != len(self.objectives):
             raise UsageError("an objective stands twice.", "Give each once.")
@@ -69,6 +77,21 @@ class SearchRequest:
                 raise UsageError(f"{what} must be from 1 to {most:,}, not {value:,}.", "")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed must be from 0 to {2**32 - 1:,}.", "")
+
+    def judged_by(self, metric: Metric) -> SearchRequest:
+        """This request with its objectives named, for data that are judged by a metric.
+
+        Raises:
+            UsageError: if it asks for another quality.
+        """
+        if not self.objectives:
+            return replace(self, objectives=(metric.name, "latency"))
+        if metric.name not in self.objectives:
+            raise UsageError(
+                f"these data are judged by {metric.name}.",
+                f"Write --objective {metric.name}, or name other data.",
+            )
+        return self
 
     def study_name(self) -> str:
         """A readable name made of space, target and budget."""
@@ -101,6 +124,7 @@ class RunOptions:
         study: name; None makes one of space, target and budget.
         out: folder for pictures and exported subnets.
         train_time_s: limit of a training.
+        epochs: of a training; None is the recipe's own number.
         retrain: train the supernet anew for a new study.
         export: write the front's subnets, and verify them where the target is this machine.
     """
@@ -109,6 +133,7 @@ class RunOptions:
     study: str | None = None
     out: Path = DEFAULT_OUT
     train_time_s: float | None = None
+    epochs: int | None = None
     retrain: bool = False
     export: bool = True
 

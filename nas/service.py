@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import search_spaces
+from pydantic import ValidationError
+
 from hw_profiles.profile import DeviceProfile
 from nas import __version__
 from nas.archive import draw, open_study, read_study, resume_command
 from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
-from nas.data.registry import load_dataset
 from nas.engine.samplers import require_sampler
-from nas.errors import ExportError, UsageError
-from nas.evaluation import Evaluator
+from nas.equipment import Equipment, equip, obtain, space_and_data, target_profile
+from nas.errors import ExportError, NotFoundError, StudyMismatchError, UsageError
 from nas.events import Event, Listener, silent
 from nas.request import RunOptions, SearchRequest, refuse_mismatch
 from nas.setting import Reach, Setting
@@ -30,80 +30,15 @@ from nas.storage.database import open_database
 from nas.storage.records import ProfileRecord, StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import Study
-from nas.targets import THIS_CPU, can_verify, local_profile, resolve_target
-from nas.training.obtain import obtain_supernet
+from nas.targets import THIS_CPU, can_verify, local_profile
 from nas.training.store import TrainedSupernet
-from nas.trials import run_trials, with_test_accuracy
-from search_spaces.space import SearchSpace
+from nas.trials import run_trials, with_test_quality
 
 
 @contextmanager
 def _studies(url: str, create: bool = True) -> Iterator[Studies]:
     with open_database(url, create=create) as database:
         yield Studies(database)
-
-
-# --- what a request stands on -------------------------------------------------------------------
-
-
-def _space_and_data(request: SearchRequest) -> tuple[SearchSpace, Dataset]:
-    """The space, fitted to the data, and the data, fitted to the space's images."""
-    space = search_spaces.get(request.space, request.preset)
-    if not (request.data or space.default_data):
-        raise UsageError(
-            f"the preset {space.preset} of {space.name} has no data of its own.",
-            "Give a data set or an image folder with --data.",
-        )
-    data = load_dataset(request.data or space.default_data, space.input_shape)
-    fitted = search_spaces.get(
-        request.space, request.preset, n_classes=data.n_classes, in_channels=data.in_channels
-    )
-    return fitted, data
-
-
-def _profile(request: SearchRequest, listener: Listener) -> DeviceProfile:
-    def make() -> DeviceProfile:
-        from nas.profiling import profile_cpu
-
-        listener(Event("note", "this machine has no profile yet: measuring it first (2 minutes)"))
-        made = profile_cpu(
-            THIS_CPU,
-            batch_size=request.batch_size,
-            progress=lambda text, share: listener(Event("profile", text, share, 1.0)),
-        )
-        path = local_profile(request.batch_size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made.save(path)
-        listener(Event("note", f"profile of this machine kept in {path}"))
-        return made
-
-    return resolve_target(request.target, request.batch_size, make)
-
-
-def _supernet(
-    space: SearchSpace,
-    data: Dataset,
-    request: SearchRequest,
-    options: RunOptions,
-    digest: str | None,
-    listener: Listener,
-) -> TrainedSupernet:
-    """The study's own supernet, or the one trained for this data, or a new one."""
-    return obtain_supernet(
-        space,
-        data,
-        seed=request.supernet_seed,
-        time_limit_s=options.train_time_s,
-        retrain=options.retrain,
-        digest=digest,
-        listener=listener,
-    )
-
-
-def _setting(request: SearchRequest, space: SearchSpace, profile: DeviceProfile) -> Setting:
-    return Setting(
-        space, profile, request.batch_size, parse_budgets(request.budgets), request.schemes
-    )
 
 
 # --- search -------------------------------------------------------------------------------------
@@ -123,48 +58,77 @@ def search(
     """
     options = options or RunOptions()
     require_sampler(request.sampler)
-    space, data = _space_and_data(request)
-    request = replace(request, preset=space.preset, data=data.name)
-    profile = _profile(request, listener)
-    setting = _setting(request, space, profile)
-    reaches = setting.require_reachable()
-    for line in (setting.costs.latency.provenance, *map(str, reaches)):
-        listener(Event("note", line))
+    space, data = space_and_data(request)
+    request = replace(request, preset=space.preset, data=data.name).judged_by(data.metric)
     name = options.study or request.study_name()
     if name.startswith(".") or set(name) & set("/\\"):
         raise UsageError(f"{name!r} cannot name a study and its folder.", "Leave out / and \\.")
     _require_writable(options.out / name / "front.png", "--out")
+    # Nothing is created before the request is known to be sound.
+    known, profile = _existing(name, request, options.storage)
+    if profile is None:
+        profile = target_profile(request, space, listener)
+    budgets = parse_budgets(request.budgets)
+    setting = Setting(space, profile, request.batch_size, budgets, request.schemes)
+    reaches = setting.require_reachable()
+    for line in (setting.costs.latency.provenance, *map(str, reaches)):
+        listener(Event("note", line))
     with _studies(options.storage) as studies:
-        known = {s.study.name: s.study for s in studies.list_studies()}.get(name)
-        asked = {**request.to_json(), "profile": profile.fingerprint()}
-        if known is not None:
-            refuse_mismatch(name, known.request["asked"], asked)
-            done = len(studies.trials(known.id))
-            if request.trials < done:
-                raise UsageError(
-                    f"study {name!r} has {done} trials already, more than --trials "
-                    f"{request.trials}.",
-                    f"Ask for {done} or more, or see the front with `nas pareto {name}`.",
-                )
-            studies.set_request(known.id, {**known.request, "asked": asked})
         digest = known.supernet_digest if known else None
-        supernet = _supernet(space, data, request, options, digest, listener)
+        supernet = obtain(request, options, space, data, digest, listener)
         if known is None:
-            known = _open_study(studies, name, request, setting, reaches, data, supernet, asked)
+            known = _open_study(studies, name, request, setting, reaches, data, supernet)
         resume_with = resume_command(name, request.trials, options)
         listener(Event("study", f"study {name}; resume with: {resume_with}"))
         with studies.claimed(known.id):
-            evaluator = _evaluator(supernet, profile, request.batch_size)
-            run_trials(studies, known, request, setting, evaluator, data, listener)
+            equipment = equip(setting.candidates, data, profile, supernet, request.batch_size)
+            run_trials(studies, known, request, setting, equipment.evaluator, data, listener)
             found = read_study(studies, known)
-            front = (found, setting.candidates, supernet, evaluator, data)
-            _report_front(studies, *front, options.out if options.export else None, listener)
+            out = options.out if options.export else None
+            _report_front(studies, found, equipment, out, listener)
             if options.export and can_verify(profile):
-                exported = read_study(studies, known)
-                _verify(studies, exported, setting.candidates, profile, evaluator, data, listener)
+                _verify(studies, read_study(studies, known), equipment, listener)
             found = read_study(studies, known)
         draw(found, options.out)
         return found
+
+
+def _existing(
+    name: str, request: SearchRequest, url: str
+) -> tuple[StudyRecord | None, DeviceProfile | None]:
+    """The study that this request continues, with its profile; neither if there is none."""
+    try:
+        with _studies(url, create=False) as studies:
+            known = studies.find_study(name)
+            _continue(studies, known, request)
+            return known, _own_profile(studies, known)
+    except NotFoundError:
+        return None, None
+
+
+def _continue(studies: Studies, known: StudyRecord, request: SearchRequest) -> None:
+    """Refuse another request than the study's, or fewer trials; keep the new number of them."""
+    refuse_mismatch(known.name, known.request["asked"], request.to_json())
+    done = len(studies.trials(known.id))
+    if request.trials < done:
+        raise UsageError(
+            f"study {known.name!r} has {done} trials already, more than --trials {request.trials}.",
+            f"Ask for {done} or more, or see the front with `nas pareto {known.name}`.",
+        )
+    studies.set_request(known.id, {**known.request, "asked": request.to_json()})
+
+
+def _own_profile(studies: Studies, study: StudyRecord) -> DeviceProfile:
+    """The profile that a study was begun with, whatever was measured since."""
+    document = studies.load_profile(str(study.profile_fingerprint)).document
+    try:
+        return DeviceProfile.model_validate(document)
+    except ValidationError:
+        raise StudyMismatchError(
+            f"study {study.name!r} was begun by an older version, whose device profiles this one "
+            "cannot read.",
+            "Its trials stay readable (`nas pareto`); begin another with --study.",
+        ) from None
 
 
 def _open_study(
@@ -175,7 +139,6 @@ def _open_study(
     reaches: list[Reach],
     data: Dataset,
     supernet: TrainedSupernet,
-    asked: dict[str, object],
 ) -> StudyRecord:
     profile = setting.profile
     studies.save_profile(
@@ -196,7 +159,7 @@ def _open_study(
             seed=request.seed,
             sampler=request.sampler,
             request={
-                "asked": asked,
+                "asked": request.to_json(),
                 "limits": limits,
                 "n_classes": data.n_classes,
                 "in_channels": data.in_channels,
@@ -212,11 +175,6 @@ def _open_study(
             profile_fingerprint=profile.fingerprint(),
         )
     )
-
-
-def _evaluator(supernet: TrainedSupernet, profile: DeviceProfile, batch_size: int) -> Evaluator:
-    runtime = profile.runtime
-    return Evaluator(supernet.network, runtime.name, runtime.native, batch_size)
 
 
 # --- a study that exists ------------------------------------------------------------------------
@@ -236,19 +194,16 @@ def resume(
     return search(replace(request, trials=max(wanted, 1)), options, listener)
 
 
-def _loaded(
-    study: Study, options: RunOptions, listener: Listener
-) -> tuple[CandidateSpace, TrainedSupernet, Evaluator, Dataset, DeviceProfile]:
+def _equipment(study: Study, options: RunOptions, listener: Listener) -> Equipment:
     """What a finished study was evaluated with."""
     r = study.record
     request = SearchRequest.from_json(r.request["asked"])
-    space, data = _space_and_data(request)
+    space, data = space_and_data(request)
     with _studies(options.storage, create=False) as studies:
-        document = studies.load_profile(str(r.profile_fingerprint)).document
-    profile = DeviceProfile.model_validate(document)
-    supernet = _supernet(space, data, request, options, r.supernet_digest, listener)
+        profile = _own_profile(studies, r)
+    supernet = obtain(request, options, space, data, r.supernet_digest, listener)
     candidates = CandidateSpace(space, tuple(r.request["schemes"]))
-    return candidates, supernet, _evaluator(supernet, profile, r.batch_size), data, profile
+    return equip(candidates, data, profile, supernet, r.batch_size)
 
 
 def export(name: str, options: RunOptions | None = None, listener: Listener = silent) -> Study:
@@ -259,36 +214,31 @@ def export(name: str, options: RunOptions | None = None, listener: Listener = si
     """
     options = options or RunOptions()
     study = open_study(name, options.storage)
-    candidates, supernet, evaluator, data, _ = _loaded(study, options, listener)
+    equipment = _equipment(study, options, listener)
     with _studies(options.storage) as studies:
-        _report_front(studies, study, candidates, supernet, evaluator, data, options.out, listener)
+        _report_front(studies, study, equipment, options.out, listener)
         return read_study(studies, study.record)
 
 
 def _report_front(
-    studies: Studies,
-    study: Study,
-    candidates: CandidateSpace,
-    supernet: TrainedSupernet,
-    evaluator: Evaluator,
-    data: Dataset,
-    out: Path | None,
-    listener: Listener,
+    studies: Studies, study: Study, equipment: Equipment, out: Path | None, listener: Listener
 ) -> None:
-    """Test accuracy of every network of the front; and its files, if there is a folder."""
+    """Test quality of every network of the front; and its files, if there is a folder."""
     from nas.export.front import FrontExporter
 
     front = study.front_trials()
 
     def complete(trial: TrialRecord) -> TrialRecord:
-        return with_test_accuracy(studies, trial, candidates, evaluator, data)
+        e = equipment
+        return with_test_quality(studies, trial, e.candidates, e.evaluator, e.data)
 
     if out is None:
         for done, trial in enumerate(front, 1):
             complete(trial)
-            listener(Event("test", "accuracy on the test part", done, len(front)))
+            text = f"{study.metric.title} on the test part"
+            listener(Event("test", text, done, len(front)))
         return
-    exporter = FrontExporter(study, candidates, supernet, evaluator, data, out / study.name)
+    exporter = FrontExporter(study, equipment, out / study.name)
     for done, artefact in enumerate(exporter.write(front, complete), 1):
         studies.add_artefact(artefact)
         listener(Event("export", f"subnet {done} of {len(front)}", done, len(front)))
@@ -302,7 +252,8 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
     """
     options = options or RunOptions()
     study = open_study(name, options.storage)
-    candidates, supernet, evaluator, data, profile = _loaded(study, options, listener)
+    with _studies(options.storage, create=False) as studies:
+        profile = _own_profile(studies, study.record)
     if not can_verify(profile):
         text = (
             f"{profile.device.name} under {profile.runtime.name} is not this machine: nothing was "
@@ -310,55 +261,45 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
         )
         listener(Event("note", text))
         return replace(study, notes=(text,))
+    equipment = _equipment(study, options, listener)
     with _studies(options.storage) as studies:
-        _report_front(studies, study, candidates, supernet, evaluator, data, options.out, listener)
-        exported = read_study(studies, study.record)
-        _verify(studies, exported, candidates, profile, evaluator, data, listener)
+        _report_front(studies, study, equipment, options.out, listener)
+        _verify(studies, read_study(studies, study.record), equipment, listener)
         found = read_study(studies, study.record)
     draw(found, options.out)
     return found
 
 
-def _verify(
-    studies: Studies,
-    study: Study,
-    candidates: CandidateSpace,
-    profile: DeviceProfile,
-    evaluator: Evaluator,
-    data: Dataset,
-    listener: Listener,
-) -> None:
+def _verify(studies: Studies, study: Study, equipment: Equipment, listener: Listener) -> None:
     from nas.verification import verify_front
 
-    for record in verify_front(study, candidates, profile, evaluator, data, listener):
+    for record in verify_front(study, equipment, listener):
         studies.add_measurement(record)
 
 
 def train(
-    space_name: str,
-    preset: str | None,
-    data_name: str | None,
-    seed: int,
-    time_limit_s: float | None,
-    retrain: bool,
-    listener: Listener = silent,
+    request: SearchRequest, options: RunOptions | None = None, listener: Listener = silent
 ) -> list[str]:
     """Train a supernet and keep it; what to say of it, line by line.
+
+    Args:
+        request: of which space, preset, data, recipe, init and the training's seed count.
+        options: how long to train, and whether anew.
+        listener: told of the progress.
 
     Raises:
         UsageError, NotFoundError: if space and data do not exist or fit.
         CheckpointError: if it cannot be kept.
     """
-    request = SearchRequest(space_name, preset=preset, data=data_name, supernet_seed=seed)
-    space, data = _space_and_data(request)
-    kept = obtain_supernet(
-        space, data, seed=seed, time_limit_s=time_limit_s, retrain=retrain, listener=listener
-    )
+    space, data = space_and_data(request)
+    kept = obtain(request, options or RunOptions(), space, data, None, listener)
+    config, metric = kept.config, data.metric
     return [
-        f"supernet {space.name} ({space.preset}) for {data.name}: {kept.fingerprint}",
-        f"accuracy on validation: largest {kept.config['accuracy_largest']:.1%}, smallest "
-        f"{kept.config['accuracy_smallest']:.1%}",
-        f"trained {kept.config['trained']} for {kept.config['seconds'] / 60:.1f} minutes",
+        f"supernet {space.name} ({space.preset}) for {data.name} by {config['recipe']['name']}: "
+        f"{kept.fingerprint}",
+        f"{metric.title} on validation: largest {metric.format(config['quality_largest'])}, "
+        f"smallest {metric.format(config['quality_smallest'])}",
+        f"trained {config['trained']} for {config['seconds'] / 60:.1f} minutes",
         f"kept in {kept.path}",
     ]
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from nas.data.metric import METRICS, Metric
 from nas.engine.pareto import non_dominated
 from nas.storage.records import ArtefactRecord, MeasurementRecord, StudyRecord, TrialRecord
 
 #: objective -> (column of a trial that is judged, whether more is better)
 OBJECTIVES: dict[str, tuple[str, bool]] = {
-    "accuracy": ("accuracy", True),
+    **{m.name: ("quality", m.larger_is_better) for m in METRICS.values()},
     "latency": ("latency_ms_upper", False),
     "memory": ("memory_bytes", False),
     "params": ("params", False),
@@ -27,8 +28,9 @@ class FrontRow:
     """One network of a front."""
 
     trial: int
-    accuracy: float
-    accuracy_test: float | None
+    quality: float
+    quality_noise: float | None
+    quality_test: float | None
     latency_ms: float
     latency_ms_upper: float
     latency_ms_measured: float | None
@@ -40,6 +42,10 @@ class FrontRow:
     policy: dict[str, str]
     agreement: float | None = field(default=None)
     exported: str | None = field(default=None)
+
+    def to_dict(self, metric: Metric) -> dict[str, Any]:
+        """Plain data in which the quality goes by its metric's name."""
+        return {k.replace("quality", metric.name): v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -67,18 +73,23 @@ class Study:
 
     @property
     def objectives(self) -> list[str]:
-        """Names, accuracy first."""
+        """Names, in the order asked for."""
         return list(self.record.objectives)
 
+    @property
+    def metric(self) -> Metric:
+        """What the quality is."""
+        return next(METRICS[name] for name in self.objectives if name in METRICS)
+
     def front_trials(self) -> list[TrialRecord]:
-        """Feasible, complete, not dominated; from least to most of the second objective."""
+        """Feasible, complete, not dominated; from least to most of the first cost."""
         done = [t for t in self.trials if t.state == "complete" and t.feasible]
         if not done:
             return []
         columns = [OBJECTIVES[name] for name in self.objectives]
         values = np.array([[getattr(t, column) for column, _ in columns] for t in done], float)
         keep = non_dominated(values, [more for _, more in columns])
-        order = columns[min(1, len(columns) - 1)][0]
+        order = next(c for c, _ in columns if c != "quality")
         return sorted(
             (t for t, on in zip(done, keep, strict=True) if on),
             key=lambda t: (getattr(t, order), t.number),
@@ -96,8 +107,9 @@ class Study:
         exported = [a for a in self.artefacts if a.trial_id == trial.id]
         return FrontRow(
             trial=trial.number,
-            accuracy=float(trial.accuracy or 0.0),
-            accuracy_test=trial.accuracy_test,
+            quality=float(trial.quality or 0.0),
+            quality_noise=trial.quality_noise,
+            quality_test=trial.quality_test,
             latency_ms=float(trial.latency_ms or 0.0),
             latency_ms_upper=float(trial.latency_ms_upper or 0.0),
             latency_ms_measured=measured.value if measured else None,
@@ -124,7 +136,7 @@ class Study:
             "budgets": list(self.record.budgets),
             "trials": len(self.trials),
             "notes": list(self.notes),
-            "front": [asdict(row) for row in self.front],
+            "front": [row.to_dict(self.metric) for row in self.front],
         }
 
 

@@ -10,14 +10,24 @@ from hw_profiles.machine import this_cpu
 from hw_profiles.profile import DeviceProfile
 from nas.errors import NotFoundError
 from nas.paths import cache_dir
+from search_spaces.space import SearchSpace
 
 THIS_CPU = "cpu"
 
 
-def local_profile(batch_size: int = 1) -> Path:
-    """Where the profile of this machine's CPU is kept; it may not exist yet."""
-    name = THIS_CPU if batch_size == 1 else f"{THIS_CPU}-b{batch_size}"
-    return cache_dir() / "profiles" / f"{name}.json"
+def local_profile(batch_size: int = 1, space: SearchSpace | None = None) -> Path:
+    """Where the profile of this machine's CPU is kept; it may not exist yet.
+
+    Args:
+        batch_size: that it is measured at.
+        space: that it is measured for, by a search; the user's own profile has none.
+    """
+    parts = [THIS_CPU]
+    if space is not None:
+        parts += [space.name, space.preset]
+    if batch_size != 1:
+        parts.append(f"b{batch_size}")
+    return cache_dir() / "profiles" / f"{'-'.join(parts)}.json"
 
 
 def is_this_machine(profile: DeviceProfile) -> bool:
@@ -35,6 +45,7 @@ def resolve_target(
     name: str,
     batch_size: int = 1,
     make_cpu_profile: Callable[[], DeviceProfile] | None = None,
+    space: SearchSpace | None = None,
 ) -> DeviceProfile:
     """The profile that a target's name stands for.
 
@@ -42,6 +53,7 @@ def resolve_target(
         name: of a device, `cpu`, or a path to a profile.
         batch_size: that this machine must have been measured at.
         make_cpu_profile: measures this machine where it has no profile yet.
+        space: whose networks this machine must have been measured on.
 
     Raises:
         NotFoundError: if there is no such target, or this machine is not profiled and may not be.
@@ -49,14 +61,20 @@ def resolve_target(
     """
     if name != THIS_CPU:
         return registry.load(name)
-    path = local_profile(batch_size)
-    if path.exists():
-        found = registry.load(THIS_CPU, {THIS_CPU: path})
-        if is_this_machine(found):
-            return found
+    # What the user measured comes before what a search measured for itself.
+    for path in dict.fromkeys([local_profile(batch_size), local_profile(batch_size, space)]):
+        if path.exists():
+            found = registry.load(THIS_CPU, {THIS_CPU: path})
+            if is_this_machine(found) and (space is None or _covers(found, space)):
+                return found
     if make_cpu_profile is None:
         raise NotFoundError(
             "this machine has no profile yet.",
             f"Make one with `nas profile --device cpu --batch-size {batch_size}`.",
         )
     return make_cpu_profile()
+
+
+def _covers(profile: DeviceProfile, space: SearchSpace) -> bool:
+    """Whether networks of a space were timed for a profile."""
+    return any((n.space, n.preset) == (space.name, space.preset) for n in profile.networks)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
+from nas.data.metric import METRICS
 from nas.engine.loop import Evaluated, EvaluationFailed, run_search
 from nas.engine.problem import Objective, Problem
 from nas.evaluation import EvaluationError, Evaluator
@@ -23,12 +24,12 @@ from search_spaces.choices import Genomes
 
 
 def problem_of(request: SearchRequest, setting: Setting) -> Problem:
-    """The request as a search problem: costs are known, accuracy is evaluated."""
+    """The request as a search problem: costs are known, the quality is evaluated."""
     columns = {name: OBJECTIVES[name] for name in request.objectives}
 
     def costs(genomes: Genomes) -> dict[str, NDArray[np.float64]]:
         found = setting.costs_of(genomes)
-        return {name: found[c] for name, (c, _) in columns.items() if name != "accuracy"}
+        return {name: found[c] for name, (c, _) in columns.items() if name not in METRICS}
 
     def features(genomes: Genomes) -> NDArray[np.float64]:
         found = setting.costs_of(genomes)
@@ -38,7 +39,7 @@ def problem_of(request: SearchRequest, setting: Setting) -> Problem:
     return Problem(
         choices=setting.candidates.choices,
         objectives=tuple(
-            Objective(name, more, known=name != "accuracy") for name, (_, more) in columns.items()
+            Objective(name, more, known=name not in METRICS) for name, (_, more) in columns.items()
         ),
         costs=costs,
         violation=setting.violation,
@@ -57,16 +58,18 @@ def run_trials(
 ) -> None:
     """Ask, evaluate, commit, until the study has its trials."""
     started: dict[int, float] = {}
-    best = {"accuracy": 0.0}
+    metric = data.metric
+    found_noise: dict[int, float] = {}
+    qualities: list[float] = []
 
     def evaluate(genome: NDArray[np.int64], number: int) -> dict[str, float]:
         started[number] = time.perf_counter()
         candidate = setting.candidates.decode(genome)
         try:
-            value = evaluator.accuracy(candidate, data.validation)
+            value, found_noise[number] = evaluator.quality(candidate, data.validation, metric)
         except (EvaluationError, MemoryError) as error:
             raise EvaluationFailed(str(error) or type(error).__name__) from error
-        return {"accuracy": value}
+        return {metric.name: value}
 
     def record(found: Evaluated) -> None:
         candidate = setting.candidates.decode(found.genome)
@@ -82,7 +85,8 @@ def run_trials(
                 policy=dict(candidate.policy),
                 state=found.state,
                 reason=found.origin.get("reason"),
-                accuracy=found.values.get("accuracy"),
+                quality=found.values.get(metric.name),
+                quality_noise=found_noise.get(found.number),
                 latency_ms=costs["latency_ms"],
                 latency_ms_upper=costs["latency_ms_upper"],
                 memory_bytes=round(costs["memory_bytes"]),
@@ -94,12 +98,16 @@ def run_trials(
                 seconds=time.perf_counter() - begun,
             ),
         )
-        best["accuracy"] = max(best["accuracy"], found.values.get("accuracy", 0.0))
-        text = f"trial {found.number + 1} of {request.trials}, best accuracy {best['accuracy']:.2%}"
+        if metric.name in found.values:
+            qualities.append(found.values[metric.name])
+        text = f"trial {found.number + 1} of {request.trials}"
+        if qualities:
+            best = max(qualities) if metric.larger_is_better else min(qualities)
+            text += f", best {metric.title} {metric.format(best)}"
         listener(Event("search", text, found.number + 1, request.trials))
 
     def past(trial: TrialRecord) -> Evaluated:
-        values = {} if trial.accuracy is None else {"accuracy": trial.accuracy}
+        values = {} if trial.quality is None else {metric.name: trial.quality}
         return Evaluated(
             number=trial.number,
             genome=np.array(trial.genome, dtype=np.int64),
@@ -121,16 +129,17 @@ def run_trials(
     )
 
 
-def with_test_accuracy(
+def with_test_quality(
     studies: Studies,
     trial: TrialRecord,
     candidates: CandidateSpace,
     evaluator: Evaluator,
     data: Dataset,
 ) -> TrialRecord:
-    """A trial of the front with its accuracy on the test part, which no search saw."""
-    if trial.accuracy_test is not None:
+    """A trial of the front with its quality on the test part, which no search saw."""
+    if trial.quality_test is not None:
         return trial
-    found = evaluator.accuracy(candidates.decode(np.array(trial.genome)), data.test)
-    studies.set_accuracy_test(trial.id, found)
-    return replace(trial, accuracy_test=found)
+    candidate = candidates.decode(np.array(trial.genome))
+    found, _ = evaluator.quality(candidate, data.test, data.metric)
+    studies.set_quality_test(trial.id, found)
+    return replace(trial, quality_test=found)

@@ -8,11 +8,8 @@ import numpy as np
 import onnx
 import torch
 
-from hw_profiles.profile import DeviceProfile
-from nas.candidate import CandidateSpace
-from nas.data.dataset import Dataset
+from nas.equipment import Equipment
 from nas.errors import MeasureError
-from nas.evaluation import Evaluator
 from nas.events import Event, Listener
 from nas.export.onnx import check_quantized
 from nas.export.subnet import run_onnx
@@ -20,19 +17,12 @@ from nas.profiling import measure_models
 from nas.storage.records import MeasurementRecord
 from nas.study import Study
 
-#: Images of the validation part on which real and simulated decisions are compared.
-AGREEMENT_IMAGES = 1000
+#: Examples of the validation part on which real and simulated decisions are compared.
+AGREEMENT_EXAMPLES = 1000
 PROCESSES = 4
 
 
-def verify_front(
-    study: Study,
-    candidates: CandidateSpace,
-    profile: DeviceProfile,
-    evaluator: Evaluator,
-    data: Dataset,
-    listener: Listener,
-) -> list[MeasurementRecord]:
+def verify_front(study: Study, equipment: Equipment, listener: Listener) -> list[MeasurementRecord]:
     """Run every exported network of a front for real.
 
     Its quantized operators must be in the graph that the session runs, its decisions are compared
@@ -40,16 +30,15 @@ def verify_front(
 
     Args:
         study: whose front was exported.
-        candidates: the study's joint space.
-        profile: of this machine; its runtime and threads are used.
-        evaluator: of the simulated arithmetic.
-        data: whose validation images are run.
+        equipment: that it was evaluated with; the profile is of this machine, and its runtime
+            and threads are used.
         listener: told of the progress.
 
     Raises:
         MeasureError: if a network is not there or cannot be timed.
         ExportError: if an operator of a policy is missing.
     """
+    candidates, evaluator, profile = equipment.candidates, equipment.evaluator, equipment.profile
     trials = {row.trial: row.exported for row in study.front}
     front = study.front_trials()
     paths = [Path(str(trials[t.number])) / "model.onnx" for t in front]
@@ -59,15 +48,16 @@ def verify_front(
             f"{missing[0]} is not there.", f"Write it with `nas export {study.name}`."
         )
     agreements, models = [], []
-    part, groups = data.validation, candidates.space.group_modules()
-    images = part.batch(torch.arange(min(AGREEMENT_IMAGES, len(part))))[0]
+    part, groups = equipment.data.validation, candidates.space.group_modules()
+    inputs = part.batch(torch.arange(min(AGREEMENT_EXAMPLES, len(part))))[0]
     for done, (trial, path) in enumerate(zip(front, paths, strict=True)):
         listener(Event("verify", f"decisions of trial {trial.number}", done, 2 * len(front)))
         candidate = candidates.decode(np.array(trial.genome))
         models.append(onnx.load(path))
         check_quantized(models[-1], candidate.policy, groups, profile.runtime.name)
-        simulated = evaluator.logits(candidate, part, len(images)).argmax(1)
-        decided = run_onnx(path, images, evaluator.batch_size).argmax(1)
+        simulated = evaluator.logits(candidate, part, len(inputs)).argmax(-1)
+        fitted = candidates.space.fit_input(candidate.architecture, inputs)
+        decided = run_onnx(path, fitted, evaluator.batch_size).argmax(-1)
         agreements.append(float((simulated == decided).double().mean()))
     timings = measure_models(
         models,

@@ -109,10 +109,7 @@ class CostModel:
 
     def _counts(self, layer_op: LayerOp, scheme: str, call: Op) -> Array:
         """Parameters, bytes as stored and MACs of an op, (3,)."""
-        if layer_op.weights is None:
-            stored = call.weight_bytes
-        else:
-            stored = layer_op.weights * self._native_bytes
+        stored = call.weight_bytes + layer_op.extra * self._native_bytes
         return np.array([layer_op.params, stored, layer_op.op.macs], dtype=np.float64)
 
     def features(self, genomes: Genomes) -> tuple[Array, Array]:
@@ -125,9 +122,9 @@ class CostModel:
             genes = [self.choices.index(name) for name in block.reads]
             rows = np.flatnonzero(active[:, genes].all(axis=1) & self._exists(block, genomes))
             mine = genomes if len(rows) == len(genomes) else genomes[rows]
-            row = np.ravel_multi_index(
-                tuple(mine[:, gene] for gene in genes), tuple(self.choices.sizes[genes])
-            )
+            row = np.zeros(len(mine), dtype=np.int64)  # of a table over the values of the genes
+            for gene in genes:
+                row = row * self.choices.sizes[gene] + mine[:, gene]
             added = table.fixed[row]
             for group, group_table in zip(block.groups, table.groups, strict=True):
                 scheme = mine[:, self.choices.index(f"{block.name}.{group}")]

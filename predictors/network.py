@@ -96,7 +96,8 @@ def _counts(ops: Sequence[Op]) -> Array:
 
 
 def _log_shapes(ops: Sequence[Op]) -> Array:
-    return np.log([[float(s) for s in o.shape] for o in ops])
+    # a padding may be 0
+    return np.log(np.maximum([[float(s) for s in o.shape] for o in ops], 0.5))
 
 
 class _Features:

@@ -61,51 +61,98 @@ class StreamTime(_DerivedForm):
         self.upper = upper
 
     def predict(self, X: Array) -> Array:
-        moved = X[:, 0] * X[:, 1] * self.bytes_per_element
+        moved = self._elements(X) * self.bytes_per_element
         return np.asarray(self.floor_ms + 1e3 * moved / self.bandwidth_bytes_per_s)
 
+    def _elements(self, X: Array) -> Array:
+        return np.asarray(X[:, 0] * X[:, 1])
 
-@register_form("conv2d_roofline")
-class Conv2dRoofline(_DerivedForm):
-    """A convolution without padding: floor + the larger of arithmetic and memory time.
+
+@register_form("gather_stream")
+class GatherTime(StreamTime):
+    """Rows of a table by index, (rows, entries, width): a stream over what is gathered."""
+
+    def _elements(self, X: Array) -> Array:
+        return np.asarray(X[:, 0] * X[:, 2])
+
+
+@register_form("pool_stream")
+class PoolTime(StreamTime):
+    """Means over windows of (batch, channels, height, width): a stream over input and output."""
+
+    def _elements(self, X: Array) -> Array:
+        batch, channels, height, width, kernel, stride = X.T
+        outputs = ((height - kernel) // stride + 1) * ((width - kernel) // stride + 1)
+        return np.asarray(batch * channels * (height * width + outputs))
+
+
+#: Channels of a group under which a grouped convolution cannot feed matrix units.
+MATRIX_CHANNELS = 8
+
+
+@register_form("conv_roofline")
+class ConvRoofline(_DerivedForm):
+    """A convolution in one or two dimensions: floor + the larger of arithmetic and memory time.
+
+    Shapes are those of `conv1d`, 8 fields, or of `conv2d`, 9. Groups of few channels, depthwise
+    above all, do without the matrix units; libraries differ more there, and so does the bound.
 
     Args:
         floor_ms: time of the smallest convolution.
         flops_per_s: rate of arithmetic reached (2 FLOPs per MAC).
+        narrow_flops_per_s: that of groups under 8 channels, in or out.
         bandwidth_bytes_per_s: memory rate reached.
         element_bytes: bytes of one number.
-        upper: stated upper bound over prediction.
+        upper, narrow_upper: stated upper bounds over prediction.
     """
 
-    names = ("floor_ms", "flops_per_s", "bandwidth_bytes_per_s", "element_bytes", "upper")
+    names = (
+        "floor_ms",
+        "flops_per_s",
+        "narrow_flops_per_s",
+        "bandwidth_bytes_per_s",
+        "element_bytes",
+        "upper",
+        "narrow_upper",
+    )
 
     def __init__(
         self,
         floor_ms: float,
         flops_per_s: float,
+        narrow_flops_per_s: float,
         bandwidth_bytes_per_s: float,
         element_bytes: float,
         upper: float,
+        narrow_upper: float,
     ) -> None:
         self.floor_ms = floor_ms
         self.flops_per_s = flops_per_s
+        self.narrow_flops_per_s = narrow_flops_per_s
         self.bandwidth_bytes_per_s = bandwidth_bytes_per_s
         self.element_bytes = element_bytes
         self.upper = upper
+        self.narrow_upper = narrow_upper
 
     def predict(self, X: Array) -> Array:
-        batch, inputs, height, width, outputs, kernel, stride = X.T
-        pixels = ((height - kernel) // stride + 1) * ((width - kernel) // stride + 1)
-        flops = 2 * batch * pixels * outputs * inputs * kernel**2
-        elements = (
-            batch * inputs * height * width
-            + outputs * inputs * kernel**2
-            + batch * outputs * pixels
-        )
-        seconds = np.maximum(
-            flops / self.flops_per_s, elements * self.element_bytes / self.bandwidth_bytes_per_s
-        )
-        return np.asarray(self.floor_ms + 1e3 * seconds)
+        outputs, kernel, stride, padding, groups = X[:, -5:].T
+        batch, inputs = X[:, :2].T
+        sides = X[:, 2:-5]  # (n, 1 or 2)
+        moved_by = ((sides.T + 2 * padding - kernel) // stride + 1).prod(axis=0)
+        weights = outputs * inputs / groups * kernel ** sides.shape[1]
+        flops = 2 * batch * moved_by * weights
+        elements = batch * (inputs * sides.prod(axis=1) + outputs * moved_by) + weights
+        rate = np.where(self._narrow(X), self.narrow_flops_per_s, self.flops_per_s)
+        moving = elements * self.element_bytes / self.bandwidth_bytes_per_s
+        return np.asarray(self.floor_ms + 1e3 * np.maximum(flops / rate, moving))
+
+    def upper_ratio(self, X: Array) -> Array:
+        return np.maximum(np.where(self._narrow(X), self.narrow_upper, self.upper), 1.0)
+
+    @staticmethod
+    def _narrow(X: Array) -> Array:
+        few = np.minimum(X[:, 1], X[:, -5]) / X[:, -1] < MATRIX_CHANNELS
+        return np.asarray(few & (X[:, -1] > 1))  # an image's few channels are filled up instead
 
 
 QUERY_TILE, KEY_TILE, HEAD_TILE = 128, 64, 32

@@ -6,18 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from hw_profiles.errors import UsageError, nearest
 from hw_profiles.op import Op
 from search_spaces.choices import ChoiceSet, Condition, Value
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from search_spaces.elastic import Supernet
 
 Architecture = Mapping[str, Value]
+InputKind = Literal["image", "waveform", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +29,20 @@ class LayerOp:
         op: the call, in native precision.
         group: the quantizable layer group it belongs to within its block ("" if none).
         live: activation elements that are held while it runs, its input and output included.
-        weights: parameters it owns, if other than the op's own count (tables, tokens).
+        extra: parameters beside the op's own, kept in the native type: biases, tokens, tables,
+            affine numbers of a batch norm. Negative where a weight is another op's too and was
+            counted there.
     """
 
     op: Op
     group: str = ""
     live: int = 0
-    weights: int | None = None
+    extra: int = 0
 
     @property
     def params(self) -> int:
         """Parameters owned."""
-        return self.op.weights if self.weights is None else self.weights
+        return self.op.weights + self.extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,18 @@ class SearchSpace(ABC):
         preset: of the sizes, such as `digits`.
         choices: of the architecture.
         blocks: in the order in which they run.
-        input_shape: of one example, (channels, height, width).
-        n_classes: outputs.
+        input_shape: of one example as a data set gives it: an image (channels, height, width), a
+            waveform (samples,) or tokens (length,).
+        n_classes: outputs: classes, or the vocabulary.
         default_data: name of the data set that needs no choice; "" if the user must name one.
+        input_kind: what an example is: `image`, `waveform` or `tokens`.
+        default_recipe: name of the training recipe that suits it.
+
+    Attributes:
+        references: kinds of foreign weights that `from_reference` reads, such as `timm`.
     """
+
+    references: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -85,6 +96,8 @@ class SearchSpace(ABC):
         input_shape: tuple[int, ...],
         n_classes: int,
         default_data: str = "",
+        input_kind: InputKind = "image",
+        default_recipe: str = "sandwich",
     ) -> None:
         self.name = name
         self.preset = preset
@@ -93,11 +106,13 @@ class SearchSpace(ABC):
         self.input_shape = input_shape
         self.n_classes = n_classes
         self.default_data = default_data
+        self.input_kind = input_kind
+        self.default_recipe = default_recipe
 
     @property
     def in_channels(self) -> int:
         """Channels of an example."""
-        return self.input_shape[0]
+        return self.input_shape[0] if self.input_kind == "image" else 1
 
     @abstractmethod
     def ops(self, kind: str, batch: int, *values: Value) -> list[LayerOp]:
@@ -112,12 +127,48 @@ class SearchSpace(ABC):
         """The weight-sharing network of the whole space, freshly initialised from the seed."""
 
     @abstractmethod
-    def slices(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    def slices(self, arch: Architecture) -> dict[str, tuple[Any, ...]]:
         """What an architecture activates: elastic module name -> arguments of its `activate`."""
 
     @abstractmethod
     def describe(self, arch: Architecture) -> str:
         """A compact form to read, on one line."""
+
+    def fit_input(self, arch: Architecture, x: Tensor) -> Tensor:
+        """Examples of a data set as the architecture's network takes them (its resolution)."""
+        return x
+
+    def example(self, arch: Architecture, batch: int = 1) -> Tensor:
+        """A batch of zeros that the architecture's plain network takes."""
+        import torch
+
+        dtype = torch.int64 if self.input_kind == "tokens" else torch.float32
+        return self.fit_input(arch, torch.zeros(batch, *self.input_shape, dtype=dtype))
+
+    def sort(self, network: nn.Module) -> tuple[str, ...]:
+        """Put the most important units of the largest network first; its output stays the same.
+
+        Args:
+            network: the largest, plain or elastic; permuted in place.
+
+        Returns:
+            what was sorted, by name; nothing where an order is learned, not sorted.
+        """
+        return ()
+
+    def from_reference(self, kind: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Foreign weights under the names and layouts of this family's largest network.
+
+        Entries may be missing or of another size: the caller keeps what fits.
+
+        Args:
+            kind: one of `references`.
+            state: foreign name -> tensor.
+
+        Raises:
+            UsageError: if these are no weights of that kind.
+        """
+        raise UsageError(f"{self.name} reads no {kind} weights.", "See `nas spaces`.")
 
     def largest(self) -> dict[str, Value]:
         """The architecture of all last values."""
@@ -176,7 +227,11 @@ def register_space(
 
 
 def _families() -> dict[str, _Family]:
-    import search_spaces.vit  # noqa: F401  # registers itself
+    import search_spaces.lighthubert
+    import search_spaces.matlm
+    import search_spaces.ofa
+    import search_spaces.vit  # registers itself
+    import search_spaces.vit_resnas  # noqa: F401
 
     for plugin in entry_points(group="nas.spaces"):
         if plugin.name not in _FAMILIES:

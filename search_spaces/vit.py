@@ -10,8 +10,10 @@ network and supernet are the same code; the supernet is the largest network made
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +22,7 @@ from torch import Tensor, nn
 from hw_profiles.errors import UsageError
 from hw_profiles.op import Op
 from search_spaces.choices import Choice, ChoiceSet, Condition, Value
-from search_spaces.elastic import (
-    ElasticConv2d,
-    ElasticLayerNorm,
-    ElasticLinear,
-    ElasticSequential,
-    ElasticTokens,
-    Supernet,
-    Tokens,
-)
+from search_spaces.elastic import Supernet, Toolbox, resample_positions
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
 
 # --- sizes --------------------------------------------------------------------------------------
@@ -79,34 +73,13 @@ def hidden_units(embed: int, granularity: str) -> int:
 # --- the network --------------------------------------------------------------------------------
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention of fixed head width; q, k, v in one linear layer as (3, H, D)."""
-
-    def __init__(self, embed: int, heads: int, head_width: int, elastic: bool) -> None:
-        super().__init__()
-        self.head_width = head_width
-        inner = heads * head_width
-        self.qkv = ElasticLinear(embed, 3 * inner, 3) if elastic else nn.Linear(embed, 3 * inner)
-        self.proj = ElasticLinear(inner, embed) if elastic else nn.Linear(inner, embed)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, embed) -> the same."""
-        q, k, v = (
-            part.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, dim=-1)
-        )
-        out: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return out
-
-
 class Mlp(nn.Module):
     """Feed-forward layer; a smaller granularity is a prefix of the hidden units."""
 
-    def __init__(self, embed: int, hidden: int, elastic: bool) -> None:
+    def __init__(self, tools: Toolbox, embed: int, hidden: int) -> None:
         super().__init__()
-        linear = ElasticLinear if elastic else nn.Linear
-        self.fc1 = linear(embed, hidden)
-        self.fc2 = linear(hidden, embed)
+        self.fc1 = tools.linear(embed, hidden)
+        self.fc2 = tools.linear(hidden, embed)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, embed) -> the same."""
@@ -117,13 +90,14 @@ class Mlp(nn.Module):
 class Layer(nn.Module):
     """One pre-norm transformer layer."""
 
-    def __init__(self, embed: int, heads: int, head_width: int, hidden: int, elastic: bool) -> None:
+    def __init__(
+        self, tools: Toolbox, embed: int, heads: int, head_width: int, hidden: int
+    ) -> None:
         super().__init__()
-        norm = ElasticLayerNorm if elastic else nn.LayerNorm
-        self.norm1 = norm(embed, eps=EPS)
-        self.attention = Attention(embed, heads, head_width, elastic)
-        self.norm2 = norm(embed, eps=EPS)
-        self.mlp = Mlp(embed, hidden, elastic)
+        self.norm1 = tools.layer_norm(embed, EPS)
+        self.attention = tools.attention(embed, heads, head_width)
+        self.norm2 = tools.layer_norm(embed, EPS)
+        self.mlp = Mlp(tools, embed, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, embed) -> the same."""
@@ -140,29 +114,24 @@ class VisionTransformer(nn.Module):
 
     def __init__(self, sizes: Sizes, arch: Architecture, elastic: bool = False) -> None:
         super().__init__()
+        tools = Toolbox(elastic)
         embed, depth = int(arch["embed"]), int(arch["depth"])
-        self.patch_embed = (
-            ElasticConv2d(sizes.in_channels, embed, sizes.patch, sizes.patch)
-            if elastic
-            else nn.Conv2d(sizes.in_channels, embed, sizes.patch, sizes.patch)
-        )
-        self.tokens = (ElasticTokens if elastic else Tokens)(
-            sizes.n_patches, embed, sizes.position_std
-        )
-        self.layers = (ElasticSequential if elastic else nn.Sequential)(
-            *(
-                Layer(
+        self.patch_embed = tools.conv2d(sizes.in_channels, embed, sizes.patch, sizes.patch)
+        self.tokens = tools.tokens(sizes.n_patches, embed, sizes.position_std)
+        self.layers = tools.stack(
+            {
+                i: Layer(
+                    tools,
                     embed,
                     int(arch[f"layers.{i}.heads"]),
                     sizes.head_width,
                     hidden_units(embed, str(arch[f"layers.{i}.ffn"])),
-                    elastic,
                 )
                 for i in range(depth)
-            )
+            }
         )
-        self.norm = (ElasticLayerNorm if elastic else nn.LayerNorm)(embed, eps=EPS)
-        self.head = (ElasticLinear if elastic else nn.Linear)(embed, sizes.n_classes)
+        self.norm = tools.layer_norm(embed, EPS)
+        self.head = tools.linear(embed, sizes.n_classes)
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -183,6 +152,8 @@ def _initialise(module: nn.Module) -> None:
 
 class VitSpace(SearchSpace):
     """Embedding width and depth of the network; heads and feed-forward granularity per layer."""
+
+    references = ("hf", "timm")
 
     def __init__(self, preset: str, sizes: Sizes) -> None:
         choices = [Choice("embed", sizes.embed), Choice("depth", sizes.depth)]
@@ -224,22 +195,20 @@ class VitSpace(SearchSpace):
             network = VisionTransformer(self.sizes, self.largest(), elastic=True)
         return Supernet(self, network)
 
-    def slices(self, arch: Architecture) -> dict[str, tuple[int, ...]]:
+    def slices(self, arch: Architecture) -> dict[str, tuple[Any, ...]]:
         embed, depth = int(arch["embed"]), int(arch["depth"])
-        widths: dict[str, tuple[int, ...]] = {
-            "patch_embed": (embed,),
+        widths: dict[str, tuple[Any, ...]] = {
+            "patch_embed": (self.in_channels, embed),
             "tokens": (embed,),
-            "layers": (depth,),
+            "layers": tuple(range(depth)),
             "norm": (embed,),
             "head": (embed, self.n_classes),
         }
         for i in range(depth):
-            inner = int(arch[f"layers.{i}.heads"]) * self.sizes.head_width
             hidden = hidden_units(embed, str(arch[f"layers.{i}.ffn"]))
             widths |= {
                 f"layers.{i}.norm1": (embed,),
-                f"layers.{i}.attention.qkv": (embed, 3 * inner),
-                f"layers.{i}.attention.proj": (inner, embed),
+                f"layers.{i}.attention": (embed, int(arch[f"layers.{i}.heads"])),
                 f"layers.{i}.norm2": (embed,),
                 f"layers.{i}.mlp.fc1": (embed, hidden),
                 f"layers.{i}.mlp.fc2": (hidden, embed),
@@ -253,32 +222,40 @@ class VitSpace(SearchSpace):
         x = rows * embed
         if kind == "stem":
             pixels = batch * s.in_channels * s.image**2
-            shape = (batch, s.in_channels, s.image, s.image, embed, s.patch, s.patch)
+            shape = (batch, s.in_channels, s.image, s.image, embed, s.patch, s.patch, 0, 1)
             return [
-                LayerOp(Op("conv2d", shape), live=pixels + x),
-                LayerOp(Op("copy", (rows, embed)), live=2 * x, weights=(tokens + 1) * embed),
+                LayerOp(Op("conv2d", shape), live=pixels + x, extra=embed),
+                LayerOp(Op("copy", (rows, embed)), live=2 * x, extra=(tokens + 1) * embed),
             ]
         if kind == "head":
             return [
                 LayerOp(Op("layer_norm", (batch, embed)), live=x + batch * embed),
-                LayerOp(Op("linear", (batch, embed, s.n_classes)), live=x + batch * s.n_classes),
+                LayerOp(
+                    Op("linear", (batch, embed, s.n_classes)),
+                    live=x + batch * s.n_classes,
+                    extra=s.n_classes,
+                ),
             ]
         heads = int(values[1])
         inner, hidden = heads * s.head_width, hidden_units(embed, str(values[2]))
         attention = (batch, heads, tokens, tokens, s.head_width)
+
+        def linear(group: str, k: int, n: int) -> LayerOp:
+            return LayerOp(Op("linear", (rows, k, n)), group, x + rows * (k + n), extra=n)
+
         return [  # the residual x is held all the way
             LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
-            LayerOp(Op("linear", (rows, embed, 3 * inner)), "qkv", 2 * x + 3 * rows * inner),
+            linear("qkv", embed, 3 * inner),
             LayerOp(
                 Op("attention", attention),
                 live=x + 4 * rows * inner + 2 * batch * heads * tokens**2,
             ),
-            LayerOp(Op("linear", (rows, inner, embed)), "proj", 2 * x + rows * inner),
+            linear("proj", inner, embed),
             LayerOp(Op("add", (rows, embed)), live=3 * x),
             LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
-            LayerOp(Op("linear", (rows, embed, hidden)), "fc1", 2 * x + rows * hidden),
+            linear("fc1", embed, hidden),
             LayerOp(Op("gelu", (rows, hidden)), live=x + 2 * rows * hidden),
-            LayerOp(Op("linear", (rows, hidden, embed)), "fc2", 2 * x + rows * hidden),
+            linear("fc2", hidden, embed),
             LayerOp(Op("add", (rows, embed)), live=3 * x),
         ]
 
@@ -289,6 +266,11 @@ class VitSpace(SearchSpace):
             heads = ".".join(f"{arch[f'layers.{i}.heads']}" for i in range(depth))
         ffn = "-".join(str(arch[f"layers.{i}.ffn"]) for i in range(depth))
         return f"e{arch['embed']} d{depth} h{heads} f{ffn}"
+
+    def from_reference(self, kind: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if kind not in self.references:
+            return super().from_reference(kind, state)
+        return from_vit(kind, state, self.sizes.image // self.sizes.patch)
 
 
 _GROUPS: dict[str, tuple[str, ...]] = {
@@ -315,47 +297,110 @@ def vit(preset: str, n_classes: int | None = None, in_channels: int | None = Non
 
 # --- reference weights --------------------------------------------------------------------------
 
+# Their modules -> ours, # for a layer's number. The library `transformers` names a network's
+# layers anew since version 5, and stores them under the old names: both are read.
+_HF = {
+    "embeddings.cls_token": "tokens.cls",
+    "embeddings.position_embeddings": "tokens.position",
+    "embeddings.patch_embeddings.projection": "patch_embed",
+    "layers.#.layernorm_before": "layers.#.norm1",
+    "layers.#.attention.q_proj": "layers.#.attention.q",
+    "layers.#.attention.k_proj": "layers.#.attention.k",
+    "layers.#.attention.v_proj": "layers.#.attention.v",
+    "layers.#.attention.o_proj": "layers.#.attention.proj",
+    "layers.#.layernorm_after": "layers.#.norm2",
+    "layers.#.mlp.fc1": "layers.#.mlp.fc1",
+    "layers.#.mlp.fc2": "layers.#.mlp.fc2",
+    "encoder.layer.#.layernorm_before": "layers.#.norm1",
+    "encoder.layer.#.attention.attention.query": "layers.#.attention.q",
+    "encoder.layer.#.attention.attention.key": "layers.#.attention.k",
+    "encoder.layer.#.attention.attention.value": "layers.#.attention.v",
+    "encoder.layer.#.attention.output.dense": "layers.#.attention.proj",
+    "encoder.layer.#.layernorm_after": "layers.#.norm2",
+    "encoder.layer.#.intermediate.dense": "layers.#.mlp.fc1",
+    "encoder.layer.#.output.dense": "layers.#.mlp.fc2",
+    "layernorm": "norm",
+    "classifier": "head",
+    # heads of pre-training, whose outputs no classifier reads
+    "embeddings.mask_token": "",
+    "pooler.dense": "",
+}
+_TIMM = {
+    "cls_token": "tokens.cls",
+    "pos_embed": "tokens.position",
+    "patch_embed.proj": "patch_embed",
+    "blocks.#.norm1": "layers.#.norm1",
+    "blocks.#.attn.qkv": "layers.#.attention.qkv",
+    "blocks.#.attn.proj": "layers.#.attention.proj",
+    "blocks.#.norm2": "layers.#.norm2",
+    "blocks.#.mlp.fc1": "layers.#.mlp.fc1",
+    "blocks.#.mlp.fc2": "layers.#.mlp.fc2",
+    "norm": "norm",
+    "head": "head",
+}
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_JOINED = re.compile(r"(layers\.\d+\.attention\.)q\.(weight|bias)")
 
-def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of `transformers` ViTForImageClassification under this network's names.
 
-    Separate query, key and value are joined to (3, H, D).
+def from_vit(kind: str, state: Mapping[str, Tensor], side: int) -> dict[str, Tensor]:
+    """Weights of a plain vision transformer under this network's names.
+
+    Separate query, key and value are joined to (3, H, D), the layout that timm has too. Learned
+    positions of another grid are resampled.
+
+    Args:
+        kind: `hf` (ViTModel or ViTForImageClassification) or `timm` (vit_*_patch*).
+        state: foreign name -> tensor.
+        side: of our grid of patches.
 
     Raises:
-        UsageError: if an entry that the network needs is missing.
+        UsageError: if there is an entry that this network has not, such as a distillation token,
+            registers or layer scales: it would compute something else; or if the positions are
+            not those of a class token and a square grid.
     """
-    fixed = {
-        "vit.embeddings.cls_token": "tokens.cls",
-        "vit.embeddings.position_embeddings": "tokens.position",
-    }
-    prefixes = {
-        "vit.embeddings.patch_embeddings.projection": "patch_embed",
-        "vit.layernorm": "norm",
-        "classifier": "head",
-    }
-    mapped = {ours: state[theirs] for theirs, ours in fixed.items() if theirs in state}
-    depth = 1 + max(
-        (int(k.split(".")[2]) for k in state if k.startswith("vit.layers.")), default=-1
-    )
-    try:
-        for i in range(depth):
-            old, new = f"vit.layers.{i}", f"layers.{i}"
-            for kind in ("weight", "bias"):
-                parts = [state[f"{old}.attention.{p}_proj.{kind}"] for p in ("q", "k", "v")]
-                mapped[f"{new}.attention.qkv.{kind}"] = torch.cat(parts)
-            prefixes |= {
-                f"{old}.attention.o_proj": f"{new}.attention.proj",
-                f"{old}.mlp.fc1": f"{new}.mlp.fc1",
-                f"{old}.mlp.fc2": f"{new}.mlp.fc2",
-                f"{old}.layernorm_before": f"{new}.norm1",
-                f"{old}.layernorm_after": f"{new}.norm2",
-            }
-        for theirs, ours in prefixes.items():
-            for kind in ("weight", "bias"):
-                mapped[f"{ours}.{kind}"] = state[f"{theirs}.{kind}"]
-    except KeyError as error:
+    table = _HF if kind == "hf" else _TIMM
+    mapped = {}
+    for theirs, tensor in state.items():
+        name = _our_name(theirs.removeprefix("vit.") if kind == "hf" else theirs, table)
+        if name is None:
+            raise UsageError(
+                f"a plain vision transformer with a class token has no {theirs}.",
+                "Give weights without distillation, registers or layer scales.",
+            )
+        if name:
+            mapped[name] = tensor
+    if "patch_embed.weight" not in mapped:
         raise UsageError(
-            f"these are no weights of a transformers ViT ({error.args[0]} is missing).",
-            "Give the state of ViTForImageClassification.",
-        ) from None
+            f"these are no weights of a {kind} vision transformer (no patch embedding).",
+            "Give the state of a whole network.",
+        )
+    for name in [name for name in mapped if _JOINED.fullmatch(name)]:
+        parts = [_JOINED.sub(rf"\1{part}.\2", name) for part in "qkv"]
+        if missing := [part for part in parts if part not in mapped]:
+            raise UsageError(f"{missing[0]} is missing beside {name}.", "Fetch the file again.")
+        joined = torch.cat([mapped.pop(part) for part in parts])
+        mapped[_JOINED.sub(r"\1qkv.\2", name)] = joined
+    if (position := mapped.get("tokens.position")) is not None:
+        old = round((position.shape[1] - 1) ** 0.5)
+        if old < 1 or old**2 != position.shape[1] - 1:
+            raise UsageError(
+                f"{position.shape[1]} positions are no class token's and a square grid's.",
+                "Give weights with a class token, without registers, of square images.",
+            )
+        if old != side:
+            mapped["tokens.position"] = resample_positions(position, side)
     return mapped
+
+
+def _our_name(theirs: str, table: Mapping[str, str]) -> str | None:
+    """Our name of an entry; "" if we need it not, None if it is unknown."""
+    number = _NUMBER.search(theirs)
+    general = _NUMBER.sub("#", theirs, count=1)
+    module, _, entry = general.rpartition(".")
+    if entry in ("weight", "bias") and module in table:
+        ours = table[module] and f"{table[module]}.{entry}"
+    elif general in table:
+        ours = table[general]
+    else:
+        return None
+    return ours.replace("#", number[0]) if number else ours

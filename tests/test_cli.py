@@ -54,7 +54,7 @@ def test_help_needs_no_torch() -> None:
         (("search", "--target", "a10"), 4, "'a100'"),
         (("search", "--target", "nowhere/x.json"), 1, "no profile file"),
         ((*SEARCH, "--data", "digit"), 4, "'digits'"),
-        ((*SEARCH, "--data", "no/such/folder"), 4, "no folder"),
+        ((*SEARCH, "--data", "no/such/folder"), 4, "no file or folder"),
         ((*SEARCH, "--preset", "digit"), 4, "'digits'"),
         ((*SEARCH, "--preset", "tiny"), 2, "--data"),
         ((*SEARCH, "--schemes", "bf16,int9"), 4, "'int8'"),
@@ -161,7 +161,7 @@ def test_lookups(run: Run) -> None:
     assert code == 0
     assert "74,909,055,840" not in out
     assert "distinct architectures" in out
-    assert "layers.5.ffn" in out
+    assert "layers.*.ffn" in out
     code, out, _ = run("spaces", "vit", "--preset", "tiny", "--json")
     assert json.loads(out)["architectures"] == 3 * (8**12 + 8**13 + 8**14)
     code, out, _ = run("targets")
@@ -191,7 +191,7 @@ def test_doctor_hides_passwords(run: Run) -> None:
         (b"\x80\x04K\x01.", "no whole JSON"),
         (b'{"name": "x"}', "schema_version"),
         (b'{"schema_version": 99}', "newer"),
-        (b'{"schema_version": 1, "name": "x"}', "not a valid device profile"),
+        (b'{"schema_version": 2, "name": "x"}', "not a valid device profile"),
         (b"[" * 100_000, "no whole JSON"),
     ],
 )

@@ -39,10 +39,10 @@ def test_exported_subnets_are_what_was_evaluated(options: RunOptions) -> None:
         config = json.loads((folder / "config.json").read_text())
         assert config["architecture"] == row.architecture
         assert config["policy"] == row.policy
-        assert config["objectives"]["accuracy"]["value"] == row.accuracy
+        assert config["objectives"]["accuracy"]["value"] == row.quality
         assert "predicted" in config["objectives"]["latency_ms"]["provenance"]
         assert len(config["class_names"]) == 10
-        assert row.accuracy_test is not None
+        assert row.quality_test is not None
         network = nas.load_subnet(folder)
         assert sum(p.numel() for p in network.parameters()) == row.params <= 0.4 * 302154
         with torch.inference_mode():

@@ -12,6 +12,8 @@ from hw_profiles.op import Op
 from hw_profiles.runtimes.op_graphs import idle_graph, op_graph
 
 Call = Callable[[], object]
+#: Tokens that a random input is made of.
+TOKENS = 8
 #: Ops of the fixed mix: about a small transformer layer, in each precision.
 MIX = (
     Op("linear", (17, 48, 144)),
@@ -49,15 +51,21 @@ def open_session(model: str | bytes, threads: int = 1) -> ort.InferenceSession:
         ) from error
 
 
-def _inputs(session: ort.InferenceSession) -> dict[str, np.ndarray]:
+def random_inputs(session: ort.InferenceSession) -> dict[str, np.ndarray]:
+    """Fixed random inputs: normal numbers, or small integers, which any vocabulary has."""
     rng = np.random.default_rng(0)
-    return {i.name: rng.standard_normal(i.shape, dtype=np.float32) for i in session.get_inputs()}
+    return {
+        i.name: rng.integers(0, TOKENS, i.shape)
+        if i.type == "tensor(int64)"
+        else rng.standard_normal(i.shape, dtype=np.float32)
+        for i in session.get_inputs()
+    }
 
 
 def model_call(path: str, threads: int = 1) -> Call:
     """One `session.run` of a model file on fixed random input: what a server sees."""
     session = open_session(path, threads)
-    inputs = _inputs(session)
+    inputs = random_inputs(session)
     return lambda: session.run(None, inputs)
 
 
@@ -65,7 +73,7 @@ def _bound_call(model: bytes, threads: int) -> Call:
     """A run whose inputs and outputs stand ready, so that their handling costs little."""
     session = open_session(model, threads)
     binding = session.io_binding()
-    for name, array in _inputs(session).items():
+    for name, array in random_inputs(session).items():
         binding.bind_cpu_input(name, array)
     for output in session.get_outputs():
         array = np.empty(output.shape, np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,10 @@ from hw_profiles.op import PRECISIONS, Op
 
 OPSET, IR_VERSION = 20, 10
 _MICROSOFT = "com.microsoft"
+#: Random numbers drawn for a weight; a larger one repeats them, to be made faster.
+DRAWN = 2**16
+#: Rows of an embedding's table that are stored: those that tokens of random runs ask for.
+STORED_ROWS = 64
 
 
 class _Graph:
@@ -25,14 +30,14 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.inputs: dict[str, tuple[int, ...]] = {}
+        self.inputs: dict[str, tuple[int, tuple[int, ...]]] = {}  # element type and shape
         self.outputs: dict[str, tuple[int, ...]] = {}
         self.rng = np.random.default_rng(0)
 
-    def x(self, *shape: int) -> str:
+    def x(self, *shape: int, dtype: int = TensorProto.FLOAT) -> str:
         """A further input."""
         name = f"x{len(self.inputs)}"
-        self.inputs[name] = shape
+        self.inputs[name] = dtype, shape
         return name
 
     def put(self, array: NDArray[np.generic]) -> str:
@@ -43,7 +48,8 @@ class _Graph:
 
     def normal(self, *shape: int) -> str:
         """A random float32 weight."""
-        return self.put(self.rng.standard_normal(shape, dtype=np.float32))
+        drawn = self.rng.standard_normal(min(DRAWN, math.prod(shape)), dtype=np.float32)
+        return self.put(np.resize(drawn, shape))
 
     def ints(self, *values: int) -> str:
         """A small integer list, such as a shape."""
@@ -62,7 +68,8 @@ class _Graph:
     def model(self) -> onnx.ModelProto:
         """The whole graph."""
         inputs = [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in self.inputs.items()
+            helper.make_tensor_value_info(name, dtype, shape)
+            for name, (dtype, shape) in self.inputs.items()
         ]
         outputs = [
             helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in self.outputs.items()
@@ -127,41 +134,119 @@ def _layer_norm(g: _Graph, precision: str, rows: int, width: int) -> _Built:
     return g.node("LayerNormalization", inputs, axis=-1)[0], (1, rows, width)
 
 
-def _gelu(g: _Graph, precision: str, rows: int, width: int) -> _Built:
-    return g.node("Gelu", [g.x(1, rows, width)])[0], (1, rows, width)
+def _rms_norm(g: _Graph, precision: str, rows: int, width: int) -> _Built:
+    x = g.x(1, rows, width)
+    (squares,) = g.node("Pow", [x, g.put(np.array(2, np.float32))])
+    (mean,) = g.node("ReduceMean", [squares, g.ints(-1)], keepdims=1)
+    (mean,) = g.node("Add", [mean, g.put(np.array(1e-6, np.float32))])
+    (root,) = g.node("Sqrt", [mean])
+    (scale,) = g.node("Reciprocal", [root])
+    (y,) = g.node("Mul", [x, scale])
+    return g.node("Mul", [y, g.normal(width)])[0], (1, rows, width)
 
 
-def _add(g: _Graph, precision: str, rows: int, width: int) -> _Built:
-    inputs = [g.x(1, rows, width), g.x(1, rows, width)]
-    return g.node("Add", inputs)[0], (1, rows, width)
+def _activation(name: str, **attributes: object) -> Callable[..., _Built]:
+    """A builder of an operator of one input."""
+
+    def build(g: _Graph, precision: str, rows: int, width: int) -> _Built:
+        return g.node(name, [g.x(1, rows, width)], **attributes)[0], (1, rows, width)  # type: ignore[arg-type]
+
+    return build
+
+
+def _silu(g: _Graph, precision: str, rows: int, width: int) -> _Built:
+    x = g.x(1, rows, width)
+    (gate,) = g.node("Sigmoid", [x])
+    return g.node("Mul", [x, gate])[0], (1, rows, width)
+
+
+def _binary(name: str) -> Callable[..., _Built]:
+    """A builder of an operator of two equal inputs."""
+
+    def build(g: _Graph, precision: str, rows: int, width: int) -> _Built:
+        inputs = [g.x(1, rows, width), g.x(1, rows, width)]
+        return g.node(name, inputs)[0], (1, rows, width)
+
+    return build
+
+
+def _rotary(g: _Graph, precision: str, rows: int, width: int) -> _Built:
+    half = width // 2
+    x = g.x(1, rows, width)
+    first, second = g.node("Split", [x, g.ints(half, width - half)], 2, axis=-1)
+    (minus,) = g.node("Neg", [second])
+    (turned,) = g.node("Concat", [minus, first], axis=-1)
+    (a,) = g.node("Mul", [x, g.normal(rows, width)])
+    (b,) = g.node("Mul", [turned, g.normal(rows, width)])
+    return g.node("Add", [a, b])[0], (1, rows, width)
 
 
 def _copy(g: _Graph, precision: str, rows: int, width: int) -> _Built:
     return g.node("Transpose", [g.x(rows, width)], perm=[1, 0])[0], (width, rows)
 
 
-def _conv2d(
-    g: _Graph, precision: str, batch: int, i: int, h: int, w: int, o: int, kernel: int, stride: int
+def _embedding(g: _Graph, precision: str, rows: int, entries: int, width: int) -> _Built:
+    tokens = g.x(1, rows, dtype=TensorProto.INT64)
+    table = g.normal(min(entries, STORED_ROWS), width)
+    return g.node("Gather", [table, tokens])[0], (1, rows, width)
+
+
+def _pool(
+    g: _Graph, precision: str, batch: int, channels: int, h: int, w: int, kernel: int, stride: int
 ) -> _Built:
-    inputs = [g.x(batch, i, h, w), g.normal(o, i, kernel, kernel), g.normal(o)]
-    sides = ((h - kernel) // stride + 1, (w - kernel) // stride + 1)
-    (y,) = g.node("Conv", inputs, kernel_shape=[kernel] * 2, strides=[stride] * 2)
-    return y, (batch, o, *sides)
+    x = g.x(batch, channels, h, w)
+    if kernel == h == w:
+        return g.node("ReduceMean", [x, g.ints(2, 3)], keepdims=1)[0], (batch, channels, 1, 1)
+    shape = (batch, channels, (h - kernel) // stride + 1, (w - kernel) // stride + 1)
+    sizes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2}
+    return g.node("AveragePool", [x], **sizes)[0], shape  # type: ignore[arg-type]
+
+
+def _conv(g: _Graph, batch: int, i: int, sides: tuple[int, ...], *rest: int) -> _Built:
+    o, kernel, stride, padding, groups = rest
+    n = len(sides)
+    inputs = [g.x(batch, i, *sides), g.normal(o, i // groups, *[kernel] * n), g.normal(o)]
+    sizes = {
+        "kernel_shape": [kernel] * n,
+        "strides": [stride] * n,
+        "pads": [padding] * 2 * n,
+        "group": groups,
+    }
+    out = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
+    return g.node("Conv", inputs, **sizes)[0], (batch, o, *out)  # type: ignore[arg-type]
+
+
+def _conv2d(g: _Graph, precision: str, batch: int, i: int, h: int, w: int, *rest: int) -> _Built:
+    return _conv(g, batch, i, (h, w), *rest)
+
+
+def _conv1d(g: _Graph, precision: str, batch: int, i: int, length: int, *rest: int) -> _Built:
+    return _conv(g, batch, i, (length,), *rest)
 
 
 _BUILDERS: dict[str, Callable[..., _Built]] = {
     "linear": _linear,
     "attention": _attention,
-    "layer_norm": _layer_norm,
-    "gelu": _gelu,
-    "add": _add,
-    "copy": _copy,
     "conv2d": _conv2d,
+    "conv1d": _conv1d,
+    "pool": _pool,
+    "embedding": _embedding,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "relu": _activation("Relu"),
+    "gelu": _activation("Gelu"),
+    "silu": _silu,
+    "hardswish": _activation("HardSwish"),
+    "hardsigmoid": _activation("HardSigmoid", alpha=1 / 6),
+    "add": _binary("Add"),
+    "mul": _binary("Mul"),
+    "rotary": _rotary,
+    "copy": _copy,
 }
 
 
 def op_graph(*ops: Op, copies: int = 1) -> onnx.ModelProto:
-    """A float32-in, float32-out ONNX model that computes ops so many times, on random weights.
+    """A float32 ONNX model that computes ops so many times, on random weights.
 
     Raises:
         MeasureError: if ONNX Runtime does not run such an op.

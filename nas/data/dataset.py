@@ -1,4 +1,4 @@
-"""What a data set is: three parts of labelled 8-bit images and how they become network input."""
+"""What a data set is: three parts of labelled examples, and how they become network input."""
 
 from __future__ import annotations
 
@@ -11,59 +11,76 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas.data.metric import ACCURACY, BITS_PER_BYTE, Metric
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Labelled images, kept in 8 bits and normalised when they are asked for.
+    """Labelled examples, kept as small integers and prepared when they are asked for.
 
     Attributes:
-        pixels: uint8, (n, channels, height, width).
-        labels: int64, (n,), indices into the data set's class names.
+        stored: images uint8 (n, channels, height, width), waveforms int16 (n, samples), or text
+            uint8 (n, length + 1), of which the first `length` bytes are input and the last
+            `length` labels.
+        labels: int64 (n,), indices into the data set's class names; of text, empty.
         preprocessing: of the data set.
-        draws: images made from one original; they are alike, so that only `len / draws` of them
-            are independent for sure.
+        draws: examples made from one original; they are alike, so that only `len / draws` of
+            them are independent for sure.
     """
 
-    pixels: Tensor
+    stored: Tensor
     labels: Tensor
     preprocessing: Mapping[str, Any]
     draws: int = 1
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.stored)
 
     @property
-    def images(self) -> Tensor:
-        """All images as float32 network input, (n, channels, height, width)."""
-        return normalise(self.pixels, self.preprocessing)
+    def inputs(self) -> Tensor:
+        """All examples as network input."""
+        return prepare(self.stored, self.preprocessing)
 
     def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images and labels at these indices."""
-        return normalise(self.pixels[chosen], self.preprocessing), self.labels[chosen]
+        """Network input and labels at these indices."""
+        stored = self.stored[chosen]
+        if self.preprocessing["kind"] == "tokens":
+            return prepare(stored, self.preprocessing), stored[:, 1:].long()
+        return prepare(stored, self.preprocessing), self.labels[chosen]
 
 
-def normalise(pixels: Tensor, preprocessing: Mapping[str, Any]) -> Tensor:
-    """uint8 (n, channels, height, width) -> float32 network input of that shape."""
-    mean = pixels.new_tensor(preprocessing["mean"], dtype=torch.float32)
-    std = pixels.new_tensor(preprocessing["std"], dtype=torch.float32)
-    scaled = pixels.float() * preprocessing["scale"]
+def prepare(stored: Tensor, preprocessing: Mapping[str, Any]) -> Tensor:
+    """Stored examples as network input.
+
+    Images: float32 (n, channels, height, width), scaled and normalised by channel. Waveforms:
+    float32 (n, samples), scaled. Tokens: int64 (n, length).
+    """
+    if preprocessing["kind"] == "tokens":
+        return stored[:, :-1].long()
+    scaled: Tensor = stored.float() * preprocessing["scale"]
+    if preprocessing["kind"] == "waveform":
+        return scaled
+    mean = stored.new_tensor(preprocessing["mean"], dtype=torch.float32)
+    std = stored.new_tensor(preprocessing["std"], dtype=torch.float32)
     normalised: Tensor = (scaled - mean[:, None, None]) / std[:, None, None]
     return normalised
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images for training, for the search (validation) and for the report (test).
+    """Examples for training, for the search (validation) and for the report (test).
 
     Attributes:
-        name: as registered, or the folder's path.
+        name: as registered, or the path it was read from.
         train: what weights are fitted on.
         validation: what a search sees.
         test: what only the report sees.
-        class_names: one name a label.
-        preprocessing: what turns an image into network input, as JSON: `input_shape`
-            (channels, height, width), `scale`, and `mean` and `std` of the scaled channels.
-        fingerprint: hash of all that decides the images, their split and their preprocessing.
+        class_names: one name a label; of text, one a byte.
+        preprocessing: what turns an example into network input, as JSON: `kind` (`image`,
+            `waveform` or `tokens`), `input_shape`, `scale` of the stored integers, and for images
+            `mean` and `std` of the scaled channels.
+        fingerprint: hash of all that decides the examples, their split and their preprocessing.
+        augmentation: name of what training does to a batch; see `nas.data.augment`.
     """
 
     name: str
@@ -73,22 +90,32 @@ class Dataset:
     class_names: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     fingerprint: str
+    augmentation: str = "none"
+
+    @property
+    def kind(self) -> str:
+        """What an example is: `image`, `waveform` or `tokens`."""
+        return str(self.preprocessing["kind"])
+
+    @property
+    def metric(self) -> Metric:
+        """What a network is judged by on this data."""
+        return BITS_PER_BYTE if self.kind == "tokens" else ACCURACY
 
     @property
     def n_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, or of different tokens."""
         return len(self.class_names)
 
     @property
     def in_channels(self) -> int:
-        """Channels of an image."""
-        return self.input_shape[0]
+        """Channels of an image; 1 of anything else."""
+        return self.input_shape[0] if self.kind == "image" else 1
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
-        channels, height, width = self.preprocessing["input_shape"]
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example as network input."""
+        return tuple(self.preprocessing["input_shape"])
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> str:

@@ -120,7 +120,13 @@ def make_digits(name: str, corruption: Corruption | None) -> Dataset:
     labels = bundled.target.astype(np.int64)
     recipe = {} if corruption is None else asdict(corruption)
     seed = 0 if corruption is None else corruption.seed
-    preprocessing = {"input_shape": [1, SIZE, SIZE], "scale": SCALE, "mean": [0.4], "std": [0.3]}
+    preprocessing = {
+        "kind": "image",
+        "input_shape": [1, SIZE, SIZE],
+        "scale": SCALE,
+        "mean": [0.4],
+        "std": [0.3],
+    }
     parts = []
     for stream, chosen in enumerate(split_by_original(labels, seed)):
         if corruption is None:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nas.data.dataset import Dataset, Part, fingerprint
+from nas.data.images import decode, image_preprocessing
+from nas.data.reading import check_size, in_workers
 from nas.errors import UsageError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
-MAX_BYTES = 4 * 2**30  # of all images in memory
 LAYOUT = "Lay images out as PATH/train/CLASS/*.png, PATH/val/CLASS/*.png and, if any, PATH/test."
-# Channel statistics of ImageNet, which the 224-pixel presets of the literature are trained with.
-STATISTICS: Mapping[int, tuple[list[float], list[float]]] = {
-    1: ([0.5], [0.5]),
-    3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-}
 
 
 def load_folder(root: Path, input_shape: tuple[int, ...]) -> Dataset:
@@ -40,9 +33,7 @@ def load_folder(root: Path, input_shape: tuple[int, ...]) -> Dataset:
         UsageError: if a part or class is missing, an image cannot be read, all together are too
             large for memory, or Pillow is not installed.
     """
-    channels, height, width = input_shape
-    if channels not in STATISTICS:
-        raise UsageError(f"images have 1 or 3 channels, not {channels}.", "Choose another space.")
+    preprocessing = image_preprocessing(input_shape)
     missing = [part for part in ("train", "val") if not (root / part).is_dir()]
     if missing:
         raise UsageError(f"{root} has no {' and no '.join(missing)} folder.", LAYOUT)
@@ -55,29 +46,13 @@ def load_folder(root: Path, input_shape: tuple[int, ...]) -> Dataset:
     empty = [part for part, files in parts.items() if not files]
     if empty:
         raise UsageError(f"{root} has no images for {' and '.join(empty)}.", LAYOUT)
-    needed = sum(map(len, parts.values())) * channels * height * width
-    if needed > MAX_BYTES:
-        raise UsageError(
-            f"the images of {root} take {needed / 2**30:.1f} GiB at {height}x{width}.",
-            f"Keep a subset of at most {MAX_BYTES / 2**30:.0f} GiB.",
-        )
-    mean, std = STATISTICS[channels]
-    preprocessing: dict[str, Any] = {
-        "input_shape": [channels, height, width],
-        "resize": "shorter side, bicubic, centre crop",
-        "scale": 1 / 255,
-        "mean": mean,
-        "std": std,
-    }
+    check_size(str(root), sum(map(len, parts.values())), math.prod(input_shape))
     digest = hashlib.sha256()
     loaded = []
     for part, files in parts.items():
-        pixels = np.empty((len(files), channels, height, width), np.uint8)
-        for at, (path, _) in enumerate(files):
-            content = path.read_bytes()
-            digest.update(f"{part}/{path.relative_to(root).as_posix()}/{len(content)}\n".encode())
-            digest.update(content)
-            pixels[at] = _read(path, content, channels, height, width)
+        pixels, hashes = _read(files, input_shape)
+        for (path, _), content in zip(files, hashes, strict=True):
+            digest.update(f"{part}/{path.relative_to(root).as_posix()}/{content}\n".encode())
         labels = torch.tensor([label for _, label in files], dtype=torch.int64)
         loaded.append(Part(torch.from_numpy(pixels), labels, preprocessing))
     shaped_by = {
@@ -130,24 +105,21 @@ def _halves(
     return first, second
 
 
-def _read(path: Path, content: bytes, channels: int, height: int, width: int) -> NDArray[np.uint8]:
-    """One image as (channels, height, width)."""
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError:
-        raise UsageError(
-            "image folders are read with Pillow, which is not installed.",
-            "Install it: pip install 'frontier-nas[images]'.",
-        ) from None
-    import io
+def _read(
+    files: list[tuple[Path, int]], input_shape: tuple[int, ...]
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """The images and the hash of each file, decoded in workers."""
+    pixels = np.empty((len(files), *input_shape), np.uint8)
+    hashes = [""] * len(files)
 
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            plain = image.convert("L" if channels == 1 else "RGB")
-            fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UsageError(
-            f"{path} cannot be read as an image ({error}).", "Remove or replace it."
-        ) from None
-    pixels = np.asarray(fitted, np.uint8)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    def read(at: int) -> None:
+        path = files[at][0]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read ({error}).", "Remove it.") from None
+        hashes[at] = hashlib.sha256(content).hexdigest()
+        pixels[at] = decode(path, content, input_shape)
+
+    in_workers(read, range(len(files)))
+    return pixels, hashes

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,28 +15,45 @@ from nas.errors import NotFoundError, UsageError, nearest
 if TYPE_CHECKING:
     from nas.data.dataset import Dataset
 
-Loader = Callable[[], "Dataset"]
+Loader = Callable[..., "Dataset"]
+# What an example of a kind is called in a message.
+EXAMPLES = {"image": "images", "waveform": "waveforms", "tokens": "text"}
 
-_LOADERS: dict[str, Loader] = {}
+
+@dataclass(frozen=True)
+class Registered:
+    """A loader and the kind of its examples: `image`, `waveform` or `tokens`."""
+
+    loader: Loader
+    kind: str
 
 
-def register_dataset(name: str) -> Callable[[Loader], Loader]:
-    """Register a function without arguments that loads a data set.
+_LOADERS: dict[str, Registered] = {}
 
-    The first line of its docstring is what `list_datasets` shows. A package outside this one
-    registers by an entry point in the group `nas.datasets` that names a module with such a
-    decorated function.
+
+def register_dataset(name: str, kind: str = "image") -> Callable[[Loader], Loader]:
+    """Register a function that loads a data set.
+
+    Where it has a parameter `input_shape`, it is given the space's, or None. The first line of
+    its docstring is what `list_datasets` shows. A package outside this one registers by an entry
+    point in the group `nas.datasets` that names a module with such a decorated function.
+
+    Args:
+        name: for `--data`.
+        kind: of its examples: `image`, `waveform` or `tokens`.
     """
 
     def add(loader: Loader) -> Loader:
-        _LOADERS[name] = loader
+        _LOADERS[name] = Registered(loader, kind)
         return loader
 
     return add
 
 
-def _loaders() -> dict[str, Loader]:
-    import nas.data.digits  # noqa: F401  # registers itself
+def _loaders() -> dict[str, Registered]:
+    import nas.data.digits
+    import nas.data.pydoc
+    import nas.data.vowels  # noqa: F401  # they register themselves
 
     for plugin in entry_points(group="nas.datasets"):
         if plugin.name not in _LOADERS:
@@ -45,48 +64,73 @@ def _loaders() -> dict[str, Loader]:
 def list_datasets() -> dict[str, str]:
     """Registered data sets: name -> what it is, in one line."""
     return {
-        name: (loader.__doc__ or "").strip().partition("\n")[0]
-        for name, loader in sorted(_loaders().items())
+        name: (registered.loader.__doc__ or "").strip().partition("\n")[0]
+        for name, registered in sorted(_loaders().items())
     }
 
 
-def load_dataset(name_or_path: str | Path, input_shape: tuple[int, ...] | None = None) -> Dataset:
-    """A registered data set, or the image folder at a path.
+def load_dataset(
+    name_or_path: str | Path,
+    input_shape: tuple[int, ...] | None = None,
+    kind: str | None = None,
+) -> Dataset:
+    """A registered data set, or the one at a path, as a space takes it.
 
     Args:
-        name_or_path: a registered name, or a folder that holds `train/CLASS/*.png`, `val` and
-            `test` alike (see `nas.data.folder`).
-        input_shape: the space's (channels, height, width). Folders are resized to it; a
-            registered data set must have it.
+        name_or_path: a registered name, `hf:NAME_OR_PATH` of the Hugging Face hub's cache, or a
+            path: an image folder or CIFAR archive for images, a Speech Commands folder for
+            waveforms, a `.txt` file or a folder of them for text.
+        input_shape: the space's: images (channels, height, width), waveforms (samples,), text
+            (length,). Data at a path and text are fitted to it; other registered data must have
+            it.
+        kind: the space's input: `image`, `waveform` or `tokens`. None takes what a registered
+            name has, and images at a path.
 
     Raises:
-        NotFoundError: if there is neither such a name nor such a folder.
-        UsageError: if the images do not fit the space, or the folder lacks a part.
+        NotFoundError: if there is neither such a name nor such a path.
+        UsageError: if the data do not fit the space, or cannot be read.
     """
     name = str(name_or_path)
     loaders = _loaders()
     if name in loaders:
-        data = loaders[name]()
-        if input_shape is not None and tuple(input_shape) != data.input_shape:
-            raise UsageError(
-                f"{name} has images of {_times(data.input_shape)}, the space takes "
-                f"{_times(input_shape)}.",
-                "Choose another preset or give an image folder with --data.",
-            )
-        return data
-    if Path(name).is_dir():
-        from nas.data.folder import load_folder
-
+        return _load_registered(name, loaders, input_shape, kind)
+    if name.startswith("hf:") or Path(name).exists():
         if input_shape is None:
-            raise UsageError(
-                f"the images of {name} are resized to a space's input.", "Name the space."
-            )
-        return load_folder(Path(name), input_shape)
+            raise UsageError(f"{name} is fitted to a space's input.", "Name the space.")
+        from nas.data.paths import load_path
+
+        return load_path(name, input_shape, kind or "image")
     if os.sep in name or name.startswith("."):
         raise NotFoundError(
-            f"there is no folder {name}.", f"Known data sets: {', '.join(sorted(loaders))}."
+            f"there is no file or folder {name}.",
+            f"Known data sets: {', '.join(sorted(loaders))}.",
         )
     raise nearest(name, loaders, "data set")
+
+
+def _load_registered(
+    name: str,
+    loaders: dict[str, Registered],
+    input_shape: tuple[int, ...] | None,
+    kind: str | None,
+) -> Dataset:
+    """The registered data set, if the space takes it."""
+    registered = loaders[name]
+    if kind is not None and registered.kind != kind:
+        fitting = sorted(each for each, known in loaders.items() if known.kind == kind)
+        raise UsageError(
+            f"{name} is {EXAMPLES[registered.kind]}, the space takes {EXAMPLES[kind]}.",
+            f"Data sets that fit: {', '.join(fitting) or 'none'}; or a path.",
+        )
+    shaped = "input_shape" in inspect.signature(registered.loader).parameters
+    data = registered.loader(input_shape=input_shape) if shaped else registered.loader()
+    if input_shape is not None and tuple(input_shape) != data.input_shape:
+        raise UsageError(
+            f"{name} has {EXAMPLES[data.kind]} of {_times(data.input_shape)}, the space takes "
+            f"{_times(input_shape)}.",
+            "Choose another preset or give a path with --data.",
+        )
+    return data
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -60,7 +60,10 @@ def register_sampler(name: str, title: str) -> Callable[[SamplerFactory], Sample
 
 
 def _entries() -> dict[str, _Entry]:
-    import nas.engine.guided  # noqa: F401  # registers itself
+    # They register themselves.
+    import nas.engine.evolution
+    import nas.engine.guided
+    import nas.engine.mixnmatch  # noqa: F401
 
     for plugin in entry_points(group="nas.samplers"):
         if plugin.name not in _SAMPLERS:

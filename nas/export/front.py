@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from nas import __version__
-from nas.candidate import Candidate, CandidateSpace
-from nas.data.dataset import Dataset
+from nas.candidate import Candidate
+from nas.equipment import Equipment
 from nas.errors import CheckpointError, ExportError
-from nas.evaluation import Evaluator
 from nas.export.onnx import check_quantized, export_many, quantize_onnx
 from nas.export.subnet import (
     SubnetConfig,
@@ -28,12 +28,14 @@ from nas.export.subnet import (
 )
 from nas.storage.records import ArtefactRecord, TrialRecord
 from nas.study import Study
-from nas.training.store import TrainedSupernet
+from search_spaces.space import Architecture
 
-#: Images of the validation part that every exported network is compared on.
-CHECK_IMAGES = 256
+#: Examples of the validation part that every exported network is compared on, and its float graph.
+CHECK_EXAMPLES, GRAPH_EXAMPLES = 256, 16
 #: Largest difference of logits, relative to the largest logit, of float32 weights.
 WEIGHTS_TOLERANCE = 1e-5
+#: The same of the float graph in ONNX Runtime, which adds in another order.
+GRAPH_TOLERANCE = 1e-4
 #: Least share of equal decisions of model.onnx and the simulated arithmetic.
 LEAST_AGREEMENT = 0.97
 
@@ -43,27 +45,21 @@ class FrontExporter:
 
     Args:
         study: whose trials they are.
-        candidates: the study's joint space.
-        supernet: that it was evaluated on.
-        evaluator: of the target's arithmetic.
-        data: whose validation images the networks are compared on.
+        equipment: that they were evaluated with.
         folder: of the study.
     """
 
     def __init__(
         self,
         study: Study,
-        candidates: CandidateSpace,
-        supernet: TrainedSupernet,
-        evaluator: Evaluator,
-        data: Dataset,
+        equipment: Equipment,
         folder: Path,
     ) -> None:
         self.study = study
-        self.candidates = candidates
-        self.supernet = supernet
-        self.evaluator = evaluator
-        self.data = data
+        self.candidates = equipment.candidates
+        self.supernet = equipment.supernet
+        self.evaluator = equipment.evaluator
+        self.data = equipment.data
         self.folder = folder
 
     def write(
@@ -84,15 +80,20 @@ class FrontExporter:
             key = self.candidates.space.describe(trial.architecture)
             by_architecture.setdefault(key, []).append(trial)
         groups = list(by_architecture.values())
-        networks = [self.supernet.network.extract(g[0].architecture).eval() for g in groups]
-        shape = self.candidates.space.input_shape
-        graphs = export_many(networks, shape, self.evaluator.batch_size)
+        networks = [  # each on the statistics of its own
+            self.evaluator.prepare(g[0].architecture).extract(g[0].architecture).eval()
+            for g in groups
+        ]
+        space, batch_size = self.candidates.space, self.evaluator.batch_size
+        examples = [space.example(g[0].architecture, batch_size) for g in groups]
+        graphs = export_many(networks, examples)
         for trial in trials:
             if trial not in missing:
                 yield self._artefact(complete(trial))
         for group, plain in zip(groups, networks, strict=True):
             completed = [complete(trial) for trial in group]
             graph = next(graphs)
+            self._compare_graph(graph, plain, group[0].architecture)
             for trial in completed:
                 self._write(trial, plain, graph)
                 yield self._artefact(trial)
@@ -132,7 +133,12 @@ class FrontExporter:
 
     def _config(self, place: Path, trial: TrialRecord, candidate: Candidate) -> SubnetConfig:
         space, record = self.candidates.space, self.study.record
-        part = f"{len(self.data.validation)} images"
+        part = f"{len(self.data.validation)} examples"
+        arch = candidate.architecture
+        shape = list(space.example(arch).shape[1:])
+        preprocessing = dict(self.data.preprocessing)
+        if shape != preprocessing["input_shape"]:
+            preprocessing["resized_to"] = shape
         return SubnetConfig(
             space=space.name,
             preset=space.preset,
@@ -143,7 +149,7 @@ class FrontExporter:
             runtime=record.runtime,
             batch_size=record.batch_size,
             data=self.data.name,
-            preprocessing=dict(self.data.preprocessing),
+            preprocessing=preprocessing,
             class_names=list(self.data.class_names),
             objectives=self._objectives(trial, part),
             study=self.study.name,
@@ -156,9 +162,10 @@ class FrontExporter:
     def _objectives(self, trial: TrialRecord, part: str) -> dict[str, dict[str, Any]]:
         predicted = f"predicted for {self.study.record.target}"
         counted = "counted from the architecture and policy"
+        metric = self.data.metric.name
         figures = {
-            "accuracy": (trial.accuracy, f"supernet weights, simulated arithmetic, {part} of val"),
-            "accuracy_test": (trial.accuracy_test, "the same, on the test part"),
+            metric: (trial.quality, f"supernet weights, simulated arithmetic, {part} of val"),
+            f"{metric}_test": (trial.quality_test, "the same, on the test part"),
             "latency_ms": (trial.latency_ms, predicted),
             "latency_ms_upper": (trial.latency_ms_upper, f"upper bound, {predicted}"),
             "memory_bytes": (trial.memory_bytes, counted),
@@ -168,25 +175,50 @@ class FrontExporter:
         }
         return {k: {"value": v, "provenance": p} for k, (v, p) in figures.items() if v is not None}
 
-    def _compare(self, place: Path, candidate: Candidate) -> None:
+    def _inputs(self, arch: Architecture, n: int) -> Tensor:
+        """The first validation examples as the architecture's network takes them."""
         part = self.data.validation
-        images = part.batch(torch.arange(min(CHECK_IMAGES, len(part))))[0]
-        network = self.supernet.network.eval().activate(candidate.architecture)
+        inputs = part.batch(torch.arange(min(n, len(part))))[0]
+        return self.candidates.space.fit_input(arch, inputs)
+
+    def _compare_graph(
+        self, graph: onnx.ModelProto, plain: torch.nn.Module, arch: Architecture
+    ) -> None:
+        """Refuse a float graph whose outputs are not the network's."""
+        inputs = self._inputs(arch, GRAPH_EXAMPLES)
         with torch.inference_mode():
-            expected = network(images)
-            loaded = load_subnet(place)(images)
-        difference = float((loaded - expected).abs().max() / expected.abs().max().clamp(min=1.0))
+            expected = plain(inputs)
+        found = run_onnx(graph.SerializeToString(), inputs, self.evaluator.batch_size)
+        difference = _difference(found, expected)
+        if not difference <= GRAPH_TOLERANCE:
+            raise ExportError(
+                f"the ONNX graph of {self.candidates.space.describe(arch)} differs from the "
+                f"network by {difference:.1e}.",
+                "Report it with the output of `nas doctor`.",
+            )
+
+    def _compare(self, place: Path, candidate: Candidate) -> None:
+        arch, part = candidate.architecture, self.data.validation
+        inputs = self._inputs(arch, CHECK_EXAMPLES)
+        network = self.evaluator.prepare(arch).network
+        with torch.inference_mode():
+            difference = _difference(load_subnet(place)(inputs), network(inputs))
         if not difference <= WEIGHTS_TOLERANCE:
             raise ExportError(
                 f"{place}: loaded weights differ from the supernet by {difference:.1e}.",
                 "Report it with the output of `nas doctor`.",
             )
-        simulated = self.evaluator.logits(candidate, part, len(images)).argmax(1)
-        decided = run_onnx(place / "model.onnx", images, self.evaluator.batch_size).argmax(1)
+        simulated = self.evaluator.logits(candidate, part, len(inputs)).argmax(-1)
+        decided = run_onnx(place / "model.onnx", inputs, self.evaluator.batch_size).argmax(-1)
         agreement = float((simulated == decided).double().mean())
         if agreement < LEAST_AGREEMENT:
             raise ExportError(
                 f"{place}/model.onnx decides as evaluated on {agreement:.1%} of "
-                f"{len(images)} images only.",
+                f"{len(inputs)} examples only.",
                 "Report it with the output of `nas doctor`.",
             )
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, relative to the largest expected output or to 1."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1.0))

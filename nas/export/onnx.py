@@ -19,7 +19,7 @@ import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from onnx import helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from hw_profiles.errors import nearest
 from hw_profiles.machine import this_cpu
@@ -27,7 +27,7 @@ from nas.errors import ExportError
 from nas.quantization.graph import COUNTS, MICROSOFT, GraphLinear, quantized_nodes
 from nas.quantization.schemes import Scheme, get_scheme
 
-INPUT, OUTPUT = "images", "logits"
+INPUT, OUTPUT = "input", "output"
 OPSET = 20
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -46,20 +46,21 @@ def _silenced() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def export_onnx(
-    network: nn.Module, input_shape: Sequence[int], batch_size: int = 1
-) -> onnx.ModelProto:
+def export_onnx(network: nn.Module, example: Tensor) -> onnx.ModelProto:
     """A plain network in evaluation mode as an ONNX model of one fixed batch size.
 
     The matrix product of every linear module is named as the module is, such as
-    `layers.0.attention.qkv`; input `images` (batch, *input_shape), output `logits`.
+    `layers.0.attention.qkv`; one `input`, one `output`.
+
+    Args:
+        network: to export, on the example's device.
+        example: a batch that it takes, such as `SearchSpace.example` gives; the model takes
+            batches of just its shape and type.
 
     Raises:
         ExportError: if the network cannot be traced.
     """
     training = network.training
-    some = next(network.parameters())
-    example = torch.zeros(batch_size, *input_shape, dtype=some.dtype, device=some.device)
     try:
         with _silenced(), torch.no_grad():
             program = torch.onnx.export(
@@ -88,21 +89,25 @@ def export_onnx(
 
 
 def export_many(
-    networks: Sequence[nn.Module], input_shape: Sequence[int], batch_size: int = 1
+    networks: Sequence[nn.Module], examples: Sequence[Tensor]
 ) -> Iterator[onnx.ModelProto]:
     """`export_onnx` of several networks, in order, by as many processes as there are cores.
 
     They begin at once and run ahead of the caller, who has something else to do meanwhile.
+
+    Args:
+        networks: to export.
+        examples: a batch for each of them.
 
     Raises:
         ExportError: if one of them cannot be traced.
     """
     jobs = min(this_cpu().cores or 1, len(networks) // 3)
     if jobs < 2:  # a process takes as long to start as two networks to export
-        return (export_onnx(network, input_shape, batch_size) for network in networks)
+        return map(export_onnx, networks, examples)
     # loky starts processes without running the caller's main module again, as spawn would
     exporting = Parallel(n_jobs=jobs, backend="loky", return_as="generator", pre_dispatch="all")
-    calls = (delayed(_export_bytes)(n, tuple(input_shape), batch_size) for n in networks)
+    calls = (delayed(_export_bytes)(n, e) for n, e in zip(networks, examples, strict=True))
     return _received(exporting(calls))
 
 
@@ -113,9 +118,9 @@ def _received(results: Iterable[bytes]) -> Iterator[onnx.ModelProto]:
         get_reusable_executor().shutdown(wait=False, kill_workers=True)
 
 
-def _export_bytes(network: nn.Module, input_shape: tuple[int, ...], batch_size: int) -> bytes:
+def _export_bytes(network: nn.Module, example: Tensor) -> bytes:
     torch.set_num_threads(1)
-    data: bytes = export_onnx(network, input_shape, batch_size).SerializeToString()
+    data: bytes = export_onnx(network, example).SerializeToString()
     return data
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ class SubnetConfig(BaseModel):
 
     Attributes:
         objectives: figure -> value with its provenance.
-        preprocessing: how an image becomes the network's input.
+        preprocessing: how an example becomes the network's input.
         files: name -> SHA-256 of the other files.
     """
 
@@ -51,23 +50,6 @@ class SubnetConfig(BaseModel):
     supernet: str
     version: str
     files: dict[str, str]
-
-
-@dataclass(frozen=True)
-class ExportCheck:
-    """How an exported network compares with the supernet's on real inputs.
-
-    Attributes:
-        weights_difference: largest absolute difference of float32 logits, relative to their
-            largest, of the loaded safetensors against the activated subnet.
-        onnx_agreement: share of images on which model.onnx, with its policy, decides as the
-            simulated arithmetic.
-        images: compared.
-    """
-
-    weights_difference: float
-    onnx_agreement: float
-    images: int
 
 
 def digest(path: Path) -> str:
@@ -148,20 +130,21 @@ def load_subnet(folder: str | os.PathLike[str]) -> nn.Module:
     return network.eval()
 
 
-def run_onnx(path: Path, images: Tensor, batch_size: int) -> Tensor:
-    """Logits (n, classes) of an ONNX file for images (n, ...), in batches of its fixed size.
+def run_onnx(model: Path | bytes, inputs: Tensor, batch_size: int) -> Tensor:
+    """Outputs (n, ...) of an ONNX model for inputs (n, ...), in batches of its fixed size.
 
-    The last batch is filled up with its own first image.
+    The last batch is filled up with its own first example.
     """
     import onnxruntime
     import torch
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     found = []
-    for part in images.split(batch_size):
+    for part in inputs.split(batch_size):
         missing = batch_size - len(part)
         full = torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing else part
         out = session.run(None, {name: full.contiguous().numpy()})[0]

@@ -140,7 +140,7 @@ def _dequantized(linear: GraphLinear, x: str, product: str) -> Parts:
     """x times int8 weights that are scaled back where they are read."""
     q, scale = symmetric_rows(linear.weight.bfloat16())
     name = linear.name
-    weight = f"{name}.weight"
+    weight = f"{name}.dequantized"  # the float weight of the graph may be `name.weight`
     nodes = [
         helper.make_node(
             "DequantizeLinear", [f"{name}.q", f"{name}.scale"], [weight], f"{weight}.int8", axis=1

@@ -12,6 +12,7 @@ from search_spaces.space import SearchSpace
 
 _LABELS = {
     "accuracy": "accuracy on validation (%)",
+    "bits_per_byte": "bits per byte on validation",
     "latency": "latency, upper bound (ms)",
     "memory": "peak memory (KiB)",
     "params": "parameters",
@@ -23,10 +24,8 @@ _FACTORS = {"accuracy": 100.0, "memory": 1 / 1024, "weights": 1 / 1024}
 
 def _axes(study: Study) -> tuple[str, str]:
     """Objective names for the horizontal and vertical axis."""
-    others = [name for name in study.objectives if name != "accuracy"]
-    if "accuracy" in study.objectives:
-        return others[0], "accuracy"
-    return study.objectives[0], study.objectives[-1]
+    quality = study.metric.name
+    return next(name for name in study.objectives if name != quality), quality
 
 
 def _values(trials: list[Any], name: str) -> list[float]:
@@ -75,9 +74,10 @@ def save_png(study: Study, path: Path) -> None:
     axes.step(x, y, where="post", color="#1f5fa8", linewidth=1.2)
     axes.scatter(x, y, s=34, c="#1f5fa8", zorder=3, label="Pareto front")
     if x_name == "latency":
-        measured = [(r.latency_ms_measured, r.accuracy * 100) for r in study.front]
+        factor = _FACTORS.get(y_name, 1.0)
+        measured = [(r.latency_ms_measured, r.quality * factor) for r in study.front]
         shown = [(a, b) for a, b in measured if a is not None]
-        if shown and y_name == "accuracy":
+        if shown:
             axes.scatter(
                 [a for a, _ in shown], [b for _, b in shown], s=30, facecolors="none",
                 edgecolors="#d9822b", linewidths=1.4, zorder=4, label="measured",
@@ -99,7 +99,10 @@ def save_png(study: Study, path: Path) -> None:
     axes.set_ylabel(_LABELS[y_name])
     axes.set_title(_title(study), fontsize=10)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", fontsize=8, framealpha=0.9, edgecolor="none")
+    axes.legend(
+        loc="lower right" if study.metric.larger_is_better else "upper right",
+        fontsize=8, framealpha=0.9, edgecolor="none",
+    )  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
@@ -122,11 +125,12 @@ def save_html(study: Study, space: SearchSpace, describe_policy: Any, path: Path
     done = [t for t in study.trials if t.state == "complete"]
     front = study.front_trials()
     numbers = {t.number for t in front}
+    metric = study.metric
 
     def hover(trial: Any) -> str:
         return (
             f"<b>trial {trial.number}</b><br>{space.describe(trial.architecture)}<br>"
-            f"{describe_policy(trial.policy)}<br>accuracy {trial.accuracy:.2%}<br>"
+            f"{describe_policy(trial.policy)}<br>{metric.title} {metric.format(trial.quality)}<br>"
             f"latency {trial.latency_ms:.4g} ms, bound {trial.latency_ms_upper:.4g} ms<br>"
             f"{trial.params:,} parameters, {trial.memory_bytes / 1024:.0f} KiB"
         )
@@ -158,8 +162,8 @@ def save_html(study: Study, space: SearchSpace, describe_policy: Any, path: Path
     rows = study.front
     cells = {
         "trial": [r.trial for r in rows],
-        "accuracy": [f"{r.accuracy:.2%}" for r in rows],
-        "test": ["-" if r.accuracy_test is None else f"{r.accuracy_test:.2%}" for r in rows],
+        metric.title: [metric.format(r.quality) for r in rows],
+        "test": ["-" if r.quality_test is None else metric.format(r.quality_test) for r in rows],
         "latency ms": [f"{r.latency_ms:.4g}" for r in rows],
         "bound ms": [f"{r.latency_ms_upper:.4g}" for r in rows],
         "measured ms": [

@@ -30,8 +30,8 @@ def front_table(
     for row in rows:
         cells = [
             str(row.trial),
-            f"{row.accuracy:.2%}",
-            "-" if row.accuracy_test is None else f"{row.accuracy_test:.2%}",
+            study.metric.format(row.quality),
+            "-" if row.quality_test is None else study.metric.format(row.quality_test),
             format_quantity("latency", row.latency_ms),
             format_quantity("latency", row.latency_ms_upper),
         ]
@@ -50,19 +50,20 @@ def front_table(
 
 
 def table_csv(study: Study) -> str:
-    """The front as CSV, one row a network, the fields of `FrontRow`."""
+    """The front as CSV, one row a network, the fields of `FrontRow` with the metric's name."""
     import csv
     import io
     import json
-    from dataclasses import asdict, fields
+    from dataclasses import fields
 
     from nas.study import FrontRow
 
     out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in fields(FrontRow)], lineterminator="\n")
+    names = [f.name.replace("quality", study.metric.name) for f in fields(FrontRow)]
+    writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     for row in study.front:
-        plain = asdict(row)
+        plain = row.to_dict(study.metric)
         plain["architecture"] = json.dumps(plain["architecture"])
         plain["policy"] = json.dumps(plain["policy"])
         writer.writerow({k: "" if v is None else v for k, v in plain.items()})

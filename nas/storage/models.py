@@ -125,7 +125,7 @@ class Trial(Base):
         UniqueConstraint("study_id", "number"),
         UniqueConstraint("study_id", "key", name="uq_nas_trials_key"),
         CheckConstraint("state IN ('complete', 'failed')", name="state"),
-        Index("ix_nas_trials_front", "study_id", "feasible", "latency_ms", "accuracy"),
+        Index("ix_nas_trials_front", "study_id", "feasible", "latency_ms", "quality"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -137,8 +137,9 @@ class Trial(Base):
     policy: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None]
-    accuracy: Mapped[float | None]
-    accuracy_test: Mapped[float | None]
+    quality: Mapped[float | None]
+    quality_noise: Mapped[float | None]
+    quality_test: Mapped[float | None]
     latency_ms: Mapped[float | None]
     latency_ms_upper: Mapped[float | None]
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)

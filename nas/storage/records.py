@@ -83,9 +83,11 @@ class TrialRecord:
     state: TrialState = "complete"
     reason: str | None = None
     """Why it failed."""
-    accuracy: float | None = None
-    """On validation, in [0, 1]."""
-    accuracy_test: float | None = None
+    quality: float | None = None
+    """On validation, in the metric that is the study's first objective."""
+    quality_noise: float | None = None
+    """Its standard error, if only the originals behind the examples are independent."""
+    quality_test: float | None = None
     latency_ms: float | None = None
     latency_ms_upper: float | None = None
     memory_bytes: int | None = None

@@ -250,13 +250,13 @@ class Studies:
         with self._database.read() as connection:
             return select_records(connection, TrialRecord, Trial, *wanted, order=Trial.number)
 
-    def set_accuracy_test(self, trial_id: int, value: float) -> None:
-        """Keep a trial's accuracy on the test part, in [0, 1].
+    def set_quality_test(self, trial_id: int, value: float) -> None:
+        """Keep a trial's quality on the test part.
 
         Raises:
             NotFoundError: there is no such trial.
         """
-        change = update(Trial).where(Trial.id == trial_id).values(accuracy_test=finite(value))
+        change = update(Trial).where(Trial.id == trial_id).values(quality_test=finite(value))
         with self._database.write() as connection:
             if connection.execute(change).rowcount != 1:
                 raise NotFoundError(f"there is no trial with id {trial_id}.", "See `nas studies`.")

@@ -1,33 +1,37 @@
-"""The training loop: largest, smallest and random subnets in each step, one checkpoint an epoch.
+"""The training loop of every recipe: steps, stages, one checkpoint an epoch, exact continuation.
 
-All randomness of an epoch (which images, which subnets) comes from a generator seeded by the
-training's seed and the epoch's number, and networks have no dropout: an interrupted training that
-continues from its last epoch draws exactly what it would have drawn.
+Which examples and which subnets come is drawn from a generator seeded by the training's seed and
+the epoch's number; what a step draws itself (layers left out, masks, augmentation) from one seeded
+by seed, epoch, step and process. An interrupted training that continues from its last epoch
+therefore draws exactly what it would have drawn.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from nas.data.dataset import Dataset, Part
+from nas.data.dataset import Dataset
+from nas.data.metric import Metric
 from nas.errors import CheckpointError, NasError, UsageError
-from nas.training.checkpoint import check_tensors, read_tensors, write_tensors
-from nas.training.recipe import Recipe
+from nas.training.alone import Alone, alone_recipe
+from nas.training.checkpoint import read_tensors, write_tensors
+from nas.training.clock import Clock
+from nas.training.distributed import World, processes, this_device
+from nas.training.evaluate import quality, threads_for
+from nas.training.learner import Learner
+from nas.training.log import Log, open_log
+from nas.training.recipe import Moment, Recipe
+from nas.training.schedule import Schedule
+from nas.training.turn import Turn
 from search_spaces.elastic import Supernet
 from search_spaces.space import Architecture, SearchSpace
-
-SMALL_PARAMETERS = 1_000_000
 
 
 class TrainingError(NasError, RuntimeError):
@@ -43,9 +47,11 @@ class Progress:
         epochs: in all; a time limit may end training before.
         step: of the epoch, from 1.
         steps: of an epoch.
-        loss: of the largest subnet, averaged over the epoch so far.
-        accuracy_largest: on validation after the last whole epoch; None before the first.
-        accuracy_smallest: likewise.
+        stage: that runs.
+        loss: of each step's first subnet, averaged over the epoch so far.
+        qualities: on validation after the last whole epoch, of `largest` and `smallest`; empty
+            before the first.
+        metric: of the qualities.
         share: of the training that is done, 0 to 1.
         seconds_left: by the time limit, or estimated from the time taken so far.
     """
@@ -54,9 +60,10 @@ class Progress:
     epochs: int
     step: int
     steps: int
+    stage: str
     loss: float
-    accuracy_largest: float | None
-    accuracy_smallest: float | None
+    qualities: Mapping[str, float]
+    metric: Metric
     share: float
     seconds_left: float
 
@@ -67,8 +74,8 @@ class Training:
 
     Attributes:
         network: trained, in evaluation mode.
-        history: of each epoch: epoch, loss, accuracy_largest, accuracy_smallest, seconds
-            so far, share of the training done.
+        history: of each epoch: epoch, loss, quality_largest, quality_smallest (quality_alone of a
+            network that was trained alone), seconds so far, share of the training done.
         seconds: of all bursts together.
         ended_by: `epochs` or `time`.
     """
@@ -85,268 +92,321 @@ def fit(
     recipe: Recipe,
     seed: int,
     *,
+    epochs: int | None = None,
     time_limit_s: float | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     checkpoint: Path | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    device: torch.device | None = None,
+    log: Path | None = None,
 ) -> Training:
     """Train a supernet, continuing from the checkpoint if there is one.
+
+    Under `torchrun` every process calls this; the first alone evaluates, tells and writes.
 
     Args:
         space: of the subnets; its input and classes are the data's.
         data: train and validation are used.
-        recipe: hyper-parameters.
-        seed: of initial weights, order of images and choice of subnets.
+        recipe: what is done.
+        seed: of initial weights, order of examples and choice of subnets.
+        epochs: instead of the recipe's.
         time_limit_s: of this call. The learning rate then falls with the time, so that training
             ends properly however far it comes; a continued training falls from where it stood.
         progress: called after each step, and after each epoch's evaluation.
         checkpoint: file that is written after each epoch.
+        initial: weights to start from, by the names of the supernet's network; what is missing
+            starts from the seed.
+        device: to train on; a GPU where there is one, unless given.
+        log: folder for TensorBoard's event files, if that is installed.
+
+    Raises:
+        UsageError: if the data or recipe do not fit the space, or the time limit is not positive.
+        TrainingError: if the loss is not finite.
+        CheckpointError: if the checkpoint is foreign or cannot be written.
+    """
+    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
+    recipe.check(space)
+    network = space.supernet(seed)
+    _start_from(network, initial or {})
+    judged = {"largest": space.largest(), "smallest": space.smallest()}
+    job = _Job(network, data, recipe, seed, judged, device or this_device())
+    return job.run(time_limit_s, progress, checkpoint, log)
+
+
+def fit_alone(
+    space: SearchSpace,
+    arch: Architecture,
+    data: Dataset,
+    recipe: Recipe,
+    seed: int,
+    *,
+    time_limit_s: float | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    checkpoint: Path | None = None,
+    device: torch.device | None = None,
+) -> Training:
+    """Train one architecture's plain network as the recipe would train the supernet.
+
+    The optimizer, the rate's rise and fall, the examples of a step and their number are the
+    recipe's; the loss is that of the labels, in one stage. Its history tells `quality_alone`.
 
     Raises:
         UsageError: if the data do not fit the space, or the time limit is not positive.
         TrainingError: if the loss is not finite.
-        CheckpointError: if the checkpoint is foreign or cannot be written.
     """
-    _check(space, data, time_limit_s)
-    clock = _Clock(time_limit_s)
-    network = space.supernet(seed).train()
-    with threads_for(network):
-        return _fit(network, data, recipe, seed, clock, progress, checkpoint)
+    torch.manual_seed(seed)
+    network = Alone(space, arch)
+    job = _Job(
+        network, data, alone_recipe(recipe, arch), seed, {"alone": arch}, device or this_device()
+    )
+    return job.run(time_limit_s, progress, checkpoint, None)
 
 
-def _fit(
-    network: Supernet,
-    data: Dataset,
-    recipe: Recipe,
-    seed: int,
-    clock: _Clock,
-    progress: Callable[[Progress], None],
-    checkpoint: Path | None,
-) -> Training:
-    space = network.space
-    optimizer = _adamw(network, recipe)
-    history: list[dict[str, float]] = []
-    if checkpoint is not None and checkpoint.exists():
-        history = _resume(checkpoint, network, optimizer, recipe, seed)
-        clock.start_share = history[-1]["share"]
-        clock.seconds_before = history[-1]["seconds"]
-    per_epoch = min(recipe.images_per_epoch, len(data.train))
-    steps = max(per_epoch // recipe.batch_size, 1)
-
-    def tell(epoch: int, step: int, losses: list[float]) -> float:
-        share = clock.share((epoch * steps + step) / (recipe.epochs * steps))
-        last = history[-1] if history else {}
-        progress(
-            Progress(
-                epoch + 1,
-                recipe.epochs,
-                step,
-                steps,
-                sum(losses) / len(losses),
-                last.get("accuracy_largest"),
-                last.get("accuracy_smallest"),
-                share,
-                clock.seconds_left(share),
+def _start_from(network: Supernet, initial: Mapping[str, Tensor]) -> None:
+    own = network.network.state_dict()
+    for name, tensor in initial.items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise UsageError(
+                f"the initial weights' {name} is none of this network's, or of another shape.",
+                "Give weights of this space and preset.",
             )
-        )
-        return share
+    network.network.load_state_dict(dict(initial), strict=False)
 
-    share = clock.share(len(history) / recipe.epochs)
-    for epoch in range(len(history), recipe.epochs):
-        rng = np.random.default_rng([seed, epoch])
-        images = torch.from_numpy(rng.permutation(len(data.train))[:per_epoch])
-        losses: list[float] = []
-        for step, chosen in enumerate(torch.split(images, recipe.batch_size)[:steps], 1):
-            by_steps = (epoch * steps + step - 1) / (recipe.epochs * steps)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(share, by_steps)
-            batch, labels = data.train.batch(chosen)
-            losses.append(_step(network, optimizer, batch, labels, recipe, rng))
-            if not math.isfinite(losses[-1]):
-                raise TrainingError(
-                    f"the loss is {losses[-1]} in step {step} of epoch {epoch + 1}.",
-                    "Lower the recipe's learning rate.",
-                )
-            share = tell(epoch, step, losses)
+
+class _Job:
+    """One training: what stays the same from its first step to its last."""
+
+    def __init__(
+        self,
+        network: Supernet,
+        data: Dataset,
+        recipe: Recipe,
+        seed: int,
+        judged: Mapping[str, Architecture],
+        device: torch.device,
+    ) -> None:
+        space = network.space
+        if space.n_classes != data.n_classes or tuple(space.input_shape) != data.input_shape:
+            raise UsageError(
+                f"{space.name} is set up for {space.n_classes} classes of {space.input_shape}, "
+                f"{data.name} has {data.n_classes} of {data.input_shape}.",
+                "Make the space with the data's classes and channels.",
+            )
+        self.space, self.data, self.recipe, self.seed = space, data, recipe, seed
+        self.judged, self.device = judged, device
+        self.largest = self.space.largest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            helpers = recipe.helpers(network)
+        network.to(device).train()
+        self.learner = Learner(network, {n: m.to(device) for n, m in helpers.items()}, recipe)
+        self.schedule = Schedule(recipe)
+        self.per_epoch = min(recipe.examples_per_epoch or len(data.train), len(data.train))
+        self.steps = max(self.per_epoch // recipe.batch_size, 1)
+        self.stage: int | None = None
+        self.history: list[dict[str, float]] = []
+
+    def run(
+        self,
+        time_limit_s: float | None,
+        progress: Callable[[Progress], None],
+        checkpoint: Path | None,
+        log: Path | None,
+    ) -> Training:
+        """Train to the end."""
+        if time_limit_s is not None and not (math.isfinite(time_limit_s) and time_limit_s > 0):
+            raise UsageError(
+                f"a training of {time_limit_s} s is none.", "Give a longer --train-time."
+            )
+        self.clock, self.progress, self.checkpoint = Clock(time_limit_s), progress, checkpoint
+        with (
+            threads_for(self.learner.network),
+            processes(self.device) as self.world,
+            open_log(log if self.world.first else None) as self.log,
+        ):
+            if checkpoint is not None and checkpoint.exists():
+                self._resume(checkpoint)
+            return self._epochs()
+
+    world: World
+    log: Log
+
+    def _epochs(self) -> Training:
+        recipe, clock = self.recipe, self.clock
+        share = min(len(self.history) / recipe.epochs, 1.0)
+        share = max(share, clock.start_share)
+        for epoch in range(len(self.history), recipe.epochs):
+            losses, share = self._epoch(epoch, share)
+            entry: dict[str, float] = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
+            if self.world.first:
+                entry |= self._judge()
+            entry["seconds"] = clock.seconds_before + clock.spent()
+            self.history.append(entry)
+            by_time = self.world.from_first(clock.by_time(), self.device)
+            entry["share"] = share = self._tell(epoch, len(losses), losses, by_time)
+            figures = {k: v for k, v in entry.items() if k not in ("epoch", "share")}
+            self.log(figures, (epoch + 1) * self.steps)
             if share >= 1:
                 break
-        accuracies = {
-            f"accuracy_{name}": accuracy(network, arch, data.validation, clock.evaluation_s())
-            for name, arch in (("largest", space.largest()), ("smallest", space.smallest()))
-        }
-        loss = sum(losses) / len(losses)
-        seconds = clock.seconds_before + clock.spent()
-        history.append({"epoch": epoch + 1, "loss": loss, **accuracies, "seconds": seconds})
-        history[-1]["share"] = share = tell(epoch, len(losses), losses)
-        if share >= 1:
-            break
-        if checkpoint is not None:
-            _save(checkpoint, network, optimizer, recipe, seed, history)
-    ended_by = "epochs" if len(history) == recipe.epochs else "time"
-    network.activate(space.largest()).eval()
-    return Training(network, history, history[-1]["seconds"], ended_by)
+            if self.checkpoint is not None and self.world.first:
+                self._save(self.checkpoint)
+        ended_by = "epochs" if len(self.history) == recipe.epochs else "time"
+        seconds = self.history[-1]["seconds"]
+        return Training(self.learner.finish(), self.history, seconds, ended_by)
 
-
-@contextlib.contextmanager
-def threads_for(network: nn.Module) -> Iterator[None]:
-    """One thread for a small network, torch's own number for others.
-
-    Operators of a small network take microseconds. A second thread makes them a third faster at
-    best, and ten times slower where another program holds that core. With one, the weights do
-    not depend on the machine's number of cores either.
-    """
-    before = torch.get_num_threads()
-    if sum(p.numel() for p in network.parameters()) < SMALL_PARAMETERS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def accuracy(network: Supernet, arch: Architecture, part: Part, limit_s: float = math.inf) -> float:
-    """Share of a part's images that a subnet labels rightly; of the first that time allows."""
-    training = network.training
-    network.activate(arch).eval()
-    began = time.perf_counter()
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(part)))
-    right = seen = 0
-    with torch.inference_mode(), threads_for(network):
-        for chosen in torch.split(order, 500):
-            images, labels = part.batch(chosen)
-            right += int((network(images).argmax(dim=1) == labels).sum())
-            seen += len(chosen)
-            if time.perf_counter() - began > limit_s:
+    def _epoch(self, epoch: int, share: float) -> tuple[list[float], float]:
+        """The losses of its steps, and the share of the training that is done then."""
+        recipe, clock = self.recipe, self.clock
+        rng = np.random.default_rng([self.seed, epoch])
+        images = torch.from_numpy(rng.permutation(len(self.data.train))[: self.per_epoch])
+        losses: list[float] = []
+        began = share
+        for step, chosen in enumerate(torch.split(images, recipe.batch_size)[: self.steps], 1):
+            by_steps = (epoch * self.steps + step - 1) / (recipe.epochs * self.steps)
+            index = self.schedule.index(share)
+            moment = Moment(self.schedule.stages[index], epoch, began)
+            if index != self.stage:
+                recipe.begin_stage(moment, self.learner)
+                self.learner.restart()
+                self.stage = index
+            if step == 1:
+                recipe.begin_epoch(moment, self.learner)
+            with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else None):
+                torch.manual_seed(self._step_seed(epoch, step))
+                subnets = recipe.subnets(self.space, moment, rng)
+                told = self._gradients(chosen, moment, subnets)
+            loss, by_time = self.world.reduce(
+                self.learner.parameters.values(), told, clock.by_time() if self.world.first else 0.0
+            )
+            norm = self.learner.clip()
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise self._not_finite(loss, norm, epoch, step)
+            rate = self.schedule.rate(share, by_steps)
+            self.learner.update(rate, whole=any(arch == self.largest for arch in subnets))
+            losses.append(loss)
+            self.log({"step/loss": loss, "step/rate": rate}, epoch * self.steps + step)
+            share = self._tell(epoch, step, losses, by_time)
+            if share >= 1:
                 break
-    network.train(training)
-    return right / seen
+        return losses, share
 
+    def _gradients(self, chosen: Tensor, moment: Moment, subnets: Sequence[Architecture]) -> float:
+        """Gradients of this process's examples, weighted to be summed; the first loss alike."""
+        recipe, told = self.recipe, 0.0
+        self.learner.optimizer.zero_grad(set_to_none=True)
+        for inputs, labels, weight in self._parts(chosen):
+            turn = Turn(
+                self.learner.network,
+                dict(self.learner.helpers.items()),
+                moment,
+                subnets,
+                inputs,
+                labels,
+                recipe.label_smoothing,
+            )
+            for at, (loss, scale) in enumerate(recipe.losses(turn)):
+                torch.autograd.backward(loss * (scale * weight))
+                if at == 0:
+                    told += float(loss.detach()) * weight
+        return told
 
-def _check(space: SearchSpace, data: Dataset, time_limit_s: float | None) -> None:
-    if space.n_classes != data.n_classes or tuple(space.input_shape) != data.input_shape:
-        raise UsageError(
-            f"{space.name} is set up for {space.n_classes} classes of {space.input_shape}, "
-            f"{data.name} has {data.n_classes} of {data.input_shape}.",
-            "Make the space with the data's classes and channels.",
+    def _parts(self, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Prepared examples that run at once, with their share of the whole batch.
+
+        Processes and parts take every n-th example, so that a part's first half holds the same
+        examples as the batch's first half.
+        """
+        own = chosen[self.world.rank :: self.world.size]
+        for first in range(self.recipe.accumulate):
+            part = own[first :: self.recipe.accumulate]
+            if len(part) == 0:
+                continue
+            inputs, labels = self.data.train.batch(part)
+            inputs, labels = inputs.to(self.device), labels.to(self.device)
+            if self.data.augmentation != "none":
+                from nas.data.augment import augment
+
+                generator = torch.Generator(self.device)
+                generator.manual_seed(int(torch.randint(2**62, ())))
+                inputs = augment(self.data.augmentation, inputs, generator)
+            yield inputs, labels, len(part) / len(chosen)
+
+    def _step_seed(self, epoch: int, step: int) -> int:
+        words = np.random.SeedSequence([self.seed, epoch, step, self.world.rank])
+        return int(words.generate_state(1, np.uint64)[0] >> 1)
+
+    def _judge(self) -> dict[str, float]:
+        from nas.evaluation import calibration_batches
+
+        network, data = self.learner.network, self.data
+        calibration = calibration_batches(data) if network.calibrates else []
+        limit_s = self.clock.evaluation_s()
+        with self.learner.averaged():
+            return {
+                f"quality_{name}": quality(
+                    network, arch, data.validation, data.metric, calibration, limit_s
+                )
+                for name, arch in self.judged.items()
+            }
+
+    def _tell(self, epoch: int, step: int, losses: list[float], by_time: float) -> float:
+        epochs = self.recipe.epochs
+        by_steps = (epoch * self.steps + step) / (epochs * self.steps)
+        share = min(max(by_steps, by_time), 1.0)
+        if self.world.first:
+            last = self.history[-1] if self.history else {}
+            known = {k.removeprefix("quality_"): v for k, v in last.items() if "quality_" in k}
+            stage = self.schedule.stages[self.schedule.index(share)].name
+            self.progress(
+                Progress(
+                    epoch + 1,
+                    epochs,
+                    step,
+                    self.steps,
+                    stage,
+                    sum(losses) / len(losses),
+                    known,
+                    self.data.metric,
+                    share,
+                    self.clock.seconds_left(share),
+                )
+            )
+        return share
+
+    def _not_finite(self, loss: float, norm: float, epoch: int, step: int) -> TrainingError:
+        what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        kept = "there is no checkpoint yet"
+        if self.checkpoint is not None and self.checkpoint.exists():
+            kept = (
+                f"the last good checkpoint, after epoch {len(self.history)}, is {self.checkpoint}"
+            )
+        return TrainingError(
+            f"{what} in step {step} of epoch {epoch + 1}; {kept}.",
+            "Lower the recipe's learning rate.",
         )
-    if time_limit_s is not None and not (math.isfinite(time_limit_s) and time_limit_s > 0):
-        raise UsageError(f"a training of {time_limit_s} s is none.", "Give a longer --train-time.")
 
+    # --- one checkpoint an epoch ----------------------------------------------------------------
 
-def _step(
-    network: Supernet,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-    rng: np.random.Generator,
-) -> float:
-    """One sandwich; returns the largest's loss."""
-    choices = network.space.choices
-    random = [choices.decode(genome) for genome in choices.sample(recipe.random_subnets, rng)]
-    students = [network.space.smallest(), *random]
-    optimizer.zero_grad(set_to_none=True)
-    logits: Tensor = network.activate(network.space.largest())(images)
-    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-    torch.autograd.backward(loss / (1 + len(students)))
-    soft = logits.detach().softmax(dim=1)
-    for arch in students:
-        distilled = F.cross_entropy(network.activate(arch)(images), soft)
-        torch.autograd.backward(distilled / (1 + len(students)))
-    nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-    optimizer.step()
-    return float(loss.detach())
+    def _identity(self) -> dict[str, object]:
+        return {"recipe": self.recipe.record(), "seed": self.seed}
 
+    def _save(self, path: Path) -> None:
+        record = {**self._identity(), "history": self.history, "stage": self.stage}
+        write_tensors(path, self.learner.tensors(), {**record, "updates": self.learner.updates})
 
-def _adamw(network: Supernet, recipe: Recipe) -> torch.optim.AdamW:
-    named = list(network.named_parameters())
-    decayed = [p for name, p in named if name.endswith("weight") and p.ndim > 1]
-    others = [p for name, p in named if not (name.endswith("weight") and p.ndim > 1)]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
-
-
-class _Clock:
-    """How much of the training is done, by steps or by time, whichever is further."""
-
-    def __init__(self, limit_s: float | None) -> None:
-        self.began = time.monotonic()
-        self.limit_s = limit_s
-        self.start_share = 0.0
-        self.seconds_before = 0.0
-
-    def spent(self) -> float:
-        return time.monotonic() - self.began
-
-    def share(self, by_steps: float) -> float:
-        if self.limit_s is None:
-            return by_steps
-        # The last evaluation needs its time too.
-        for_steps = self.limit_s - 2 * self.evaluation_s()
-        by_time = self.start_share + (1 - self.start_share) * self.spent() / for_steps
-        return min(max(by_steps, by_time), 1.0)
-
-    def seconds_left(self, share: float) -> float:
-        done = share - self.start_share
-        return self.spent() * (1 - share) / done if done > 0 else math.inf
-
-    def evaluation_s(self) -> float:
-        """Limit of one evaluation: a few hundredths of the training."""
-        return math.inf if self.limit_s is None else min(0.02 * self.limit_s, 2.0)
-
-
-# --- one checkpoint an epoch ---------------------------------------------------------------------
-
-
-def _state(network: Supernet, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    names: dict[Tensor, str] = {p: name for name, p in network.named_parameters()}
-    for name, parameter in network.named_parameters():
-        yield f"weights.{name}", parameter
-    for tensor, moments in optimizer.state.items():
-        for moment, value in moments.items():
-            yield f"optimizer.{names[tensor]}.{moment}", value
-
-
-def _identity(recipe: Recipe, seed: int) -> dict[str, Any]:
-    return {"recipe": {**asdict(recipe), "betas": list(recipe.betas)}, "seed": seed}
-
-
-def _save(
-    path: Path,
-    network: Supernet,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    seed: int,
-    history: list[dict[str, float]],
-) -> None:
-    record = {**_identity(recipe, seed), "history": history}
-    write_tensors(path, dict(_state(network, optimizer)), record)
-
-
-def _resume(
-    path: Path,
-    network: Supernet,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    seed: int,
-) -> list[dict[str, float]]:
-    """Fill network and optimizer from a checkpoint; returns the epochs done."""
-    tensors, record = read_tensors(path)
-    history = record.get("history")
-    same = {key: record.get(key) for key in ("recipe", "seed")} == _identity(recipe, seed)
-    if not same or not isinstance(history, list) or not history:
-        raise CheckpointError(f"{path} is of another training.", "Delete it to start anew.")
-    for parameter in network.parameters():
-        optimizer.state[parameter] = {
-            "step": torch.zeros(()),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    own = dict(_state(network, optimizer))
-    check_tensors(path, tensors, own)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-    return history
+    def _resume(self, path: Path) -> None:
+        tensors, record = read_tensors(path)
+        history, stage, updates = (record.get(key) for key in ("history", "stage", "updates"))
+        same = {key: record.get(key) for key in ("recipe", "seed")} == self._identity()
+        if not (
+            same
+            and isinstance(history, list)
+            and history
+            and isinstance(stage, int)
+            and isinstance(updates, int)
+        ):
+            raise CheckpointError(f"{path} is of another training.", "Delete it to start anew.")
+        self.learner.load(path, tensors)
+        self.history, self.stage, self.learner.updates = list(history), stage, updates
+        self.clock.start_share = self.history[-1]["share"]
+        self.clock.seconds_before = self.history[-1]["seconds"]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nas.data.dataset import Dataset
 from nas.errors import CheckpointError
 from nas.events import Event, Listener, silent
+from nas.training.distributed import processes, this_device
+from nas.training.init import Initial
 from nas.training.loop import Progress, fit
-from nas.training.recipe import Recipe
+from nas.training.recipe import Recipe, get_recipe
 from nas.training.store import (
     TrainedSupernet,
     find_supernet,
+    find_weights,
     save_supernet,
     supernet_fingerprint,
     user_store,
@@ -26,40 +30,56 @@ def train_supernet(
     recipe: Recipe,
     seed: int,
     *,
+    epochs: int | None = None,
     time_limit_s: float | None = None,
+    initial: Initial | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     folder: Path | None = None,
 ) -> TrainedSupernet:
     """Train a supernet and keep it; an interrupted training continues from its last epoch.
 
+    Under `torchrun` the first process keeps it, and the others read what it kept.
+
     Args:
         space: of the subnets.
         data: to train on.
-        recipe: hyper-parameters.
+        recipe: what is done.
         seed: of the training.
+        epochs: instead of the recipe's.
         time_limit_s: of this call; None trains all epochs.
+        initial: foreign weights to start from.
         progress: called after each step.
         folder: of supernets; by default the user's cache.
 
     Raises:
         CheckpointError: if the folder cannot be written, or holds a foreign unfinished training.
         TrainingError: if the loss is not finite.
-        UsageError: if the data do not fit the space.
+        UsageError: if the data or recipe do not fit the space.
     """
+    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     folder = folder or user_store()
-    unfinished = folder / f"{supernet_fingerprint(space, data, recipe, seed)}.unfinished"
+    start = initial.digest if initial else None
+    name = supernet_fingerprint(space, data, recipe, seed, start)
+    unfinished = folder / f"{name}.unfinished"
     _check_writable(folder)
-    trained = fit(
-        space,
-        data,
-        recipe,
-        seed,
-        time_limit_s=time_limit_s,
-        progress=progress,
-        checkpoint=unfinished,
-    )
-    kept = save_supernet(trained, data, recipe, seed, folder)
-    unfinished.unlink(missing_ok=True)
+    with processes(this_device()) as world:
+        trained = fit(
+            space,
+            data,
+            recipe,
+            seed,
+            time_limit_s=time_limit_s,
+            progress=progress,
+            checkpoint=unfinished,
+            initial=initial.state if initial else None,
+            log=folder / "logs" / name,
+        )
+        if world.first:
+            save_supernet(trained, data, recipe, seed, folder, initial)
+            unfinished.unlink(missing_ok=True)
+        world.wait()
+    kept = find_supernet(space, data, recipe, seed, initial=start, folders=(folder,))
+    assert kept is not None
     return kept
 
 
@@ -67,9 +87,12 @@ def obtain_supernet(
     space: SearchSpace,
     data: Dataset,
     *,
+    recipe: str | None = None,
     seed: int = 0,
+    epochs: int | None = None,
     time_limit_s: float | None = None,
     retrain: bool = False,
+    initial: Initial | None = None,
     digest: str | None = None,
     listener: Listener = silent,
 ) -> TrainedSupernet:
@@ -78,41 +101,56 @@ def obtain_supernet(
     Args:
         space: of the subnets.
         data: to train on.
+        recipe: name of the recipe; the space's own unless given.
         seed: of the training.
+        epochs: of a training, instead of the recipe's.
         time_limit_s: of a training.
         retrain: train even if there is one.
+        initial: foreign weights that a training starts from.
         digest: of the weights that a study was begun with; only these will do.
         listener: told of the training's progress.
 
     Raises:
         CheckpointError: if the study's own supernet is gone or damaged, or nothing can be kept.
+        NotFoundError: if there is no such recipe.
         TrainingError: if the loss is not finite.
-        UsageError: if the data do not fit the space.
+        UsageError: if the data or recipe do not fit the space.
     """
-    recipe = Recipe()
-    if digest is not None or not retrain:
-        found = find_supernet(space, data, recipe, seed, digest=digest)
+    if digest is not None:
+        return _own_supernet(space, digest)
+    changed = {} if epochs is None else {"epochs": epochs}
+    by = get_recipe(recipe or space.default_recipe, **changed)
+    if not retrain:
+        start = initial.digest if initial else None
+        found = find_supernet(space, data, by, seed, initial=start)
         if found is not None:
             return found
-    if digest is not None:
-        raise CheckpointError(
-            f"the supernet that this study was begun with ({digest[:12]}) is not on this machine.",
-            f"Copy its folder to {user_store()}, or begin a new study.",
-        )
 
     def tell(progress: Progress) -> None:
         listener(Event("train", _line(progress), progress.share, 1.0))
 
-    return train_supernet(space, data, recipe, seed, time_limit_s=time_limit_s, progress=tell)
+    return train_supernet(
+        space, data, by, seed, time_limit_s=time_limit_s, initial=initial, progress=tell
+    )
+
+
+def _own_supernet(space: SearchSpace, digest: str) -> TrainedSupernet:
+    """The supernet that a study was begun with, by the digest of its weights alone."""
+    found = find_weights(space, digest)
+    if found is None:
+        raise CheckpointError(
+            f"the supernet that this study was begun with ({digest[:12]}) is not on this machine.",
+            f"Copy its folder to {user_store()}, or begin a new study.",
+        )
+    return found
 
 
 def _line(p: Progress) -> str:
-    known = ""
-    if p.accuracy_largest is not None and p.accuracy_smallest is not None:
-        known = f", largest {p.accuracy_largest:.1%}, smallest {p.accuracy_smallest:.1%}"
+    known = "".join(f", {name} {p.metric.format(value)}" for name, value in p.qualities.items())
     minutes, seconds = divmod(round(p.seconds_left), 60) if p.seconds_left < 1e6 else (0, 0)
     left = f", {minutes}:{seconds:02} left"
-    return f"epoch {p.epoch}/{p.epochs}, loss {p.loss:.3f}{known}{left}"
+    stage = "" if p.stage == "all" else f" ({p.stage})"
+    return f"epoch {p.epoch}/{p.epochs}{stage}, loss {p.loss:.3f}{known}{left}"
 
 
 def _check_writable(folder: Path) -> None:

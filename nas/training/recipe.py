@@ -1,64 +1,226 @@
-"""How a supernet is trained: every hyper-parameter, and nothing else."""
+"""What a training recipe is: hyper-parameters, stages, and what one step trains.
+
+A recipe never steps an optimizer, reads data or writes a file: the loop does that for all of them.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-LONGEST_WARMUP = 0.3  # of a training with a time limit
+from nas.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from nas.training.learner import Learner
+    from nas.training.turn import Turn
+    from search_spaces.elastic import Supernet
+    from search_spaces.space import Architecture, SearchSpace
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Sandwich training (BigNAS, arXiv:2003.11142) with in-place distillation.
+class Stage:
+    """A part of a training with its own rise and fall of the learning rate.
 
-    Each step runs the largest subnet on the labels, then the smallest and some random ones on
-    the largest's soft labels. Their losses are AVERAGED, so the gradient's scale, and with it the
-    clipping, does not depend on how many run. Decoupled weight decay is safe: every weight is in
-    the largest, which runs in each step, so that none is shrunk without being trained.
+    Attributes:
+        name: such as `kernel`.
+        share: of the training, in any unit; the stages' shares are compared with each other.
+        peak: of the learning rate, relative to the recipe's.
+        warmup: share of the stage's steps in which the rate rises; the recipe's unless given.
+    """
+
+    name: str
+    share: float = 1.0
+    peak: float = 1.0
+    warmup: float | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a training stands.
+
+    Attributes:
+        stage: that runs.
+        epoch: that runs, from 0.
+        share: of the whole training that was done when this epoch began.
+    """
+
+    stage: Stage
+    epoch: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Recipe(ABC):
+    """How a supernet is trained.
+
+    A subclass says which architectures a step trains (`subnets`), what each adds to the loss
+    (`losses`) and, if it needs them, its stages and helpers. All fields are numbers or strings, for
+    they are hashed into the supernet's fingerprint.
 
     Attributes:
         version: of the recipe and of the loop; raise it with any change to what they do.
-        epochs: of `images_per_epoch`; a time limit may end training before.
-        images_per_epoch: drawn anew without replacement from the training part, at most all.
-        batch_size: images a step.
-        random_subnets: a step, beside the largest and the smallest.
-        learning_rate: of AdamW, at its peak.
-        warmup: share of the steps of all epochs in which the rate rises from zero; a cosine to
-            zero follows.
-        weight_decay: of weight matrices and filters; none on biases, norms and tokens.
+        epochs: of `examples_per_epoch`; a time limit may end training before.
+        examples_per_epoch: drawn anew without replacement from the training part; None means all.
+        batch_size: examples a step, over all processes.
+        accumulate: parts that a batch is run in, one after the other, where memory is short.
+        optimizer: `adamw`, or `sgd` with Nesterov's momentum.
+        learning_rate: at its peak.
+        warmup: share of a stage's steps in which the rate rises from zero; a cosine to zero
+            follows.
+        weight_decay: of weight matrices and filters; none on biases, norms, tokens and tables.
         betas: of AdamW.
-        label_smoothing: of the largest's labels.
-        clip_norm: of the gradient.
+        momentum: of SGD.
+        label_smoothing: where labels are learned.
+        clip_norm: of the gradient; 0 means no clipping.
+        ema: decay of the average of the weights that is kept in the end; 0 means none.
+        drop_path: rate at which the last layer is left out for an example (arXiv:1603.09382).
     """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
 
     version: int = 1
     epochs: int = 24
-    images_per_epoch: int = 16_384
+    examples_per_epoch: int | None = 16_384
     batch_size: int = 64
-    random_subnets: int = 2
+    accumulate: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
+    momentum: float = 0.9
     label_smoothing: float = 0.0
     clip_norm: float = 1.0
+    ema: float = 0.0
+    drop_path: float = 0.0
 
-    def rate(self, share: float, by_steps: float) -> float:
-        """Learning rate at a moment of the training.
+    def __post_init__(self) -> None:
+        counts = (self.epochs, self.batch_size, self.accumulate, self.examples_per_epoch or 1)
+        if min(counts) < 1 or self.learning_rate <= 0 or not 0 <= self.ema < 1:
+            raise UsageError(
+                f"{self.name or 'a recipe'} needs at least one epoch, example and part of a batch, "
+                "a positive learning rate, and an average's decay from 0 to below 1.",
+                "Correct the recipe's fields.",
+            )
+        if self.optimizer not in ("adamw", "sgd"):
+            raise nearest(self.optimizer, ("adamw", "sgd"), "optimizer")
 
-        A time limit hastens the fall but not the rise: warmed up in fewer steps, a transformer
-        learns more slowly for long after. The rise takes `LONGEST_WARMUP` of the training at most.
+    def record(self) -> dict[str, Any]:
+        """Name and every field, as JSON."""
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {"name": self.name, **plain}
 
-        Args:
-            share: of the training that is done, by steps or by time, whichever is further.
-            by_steps: share of the steps of all epochs that is done.
+    def stages(self) -> tuple[Stage, ...]:
+        """In the order in which they follow each other."""
+        return (Stage("all"),)
 
-        >>> r = Recipe(learning_rate=1.0, warmup=0.5)
-        >>> [round(r.rate(share, share), 3) for share in (0.0, 0.125, 0.5, 0.75, 1.0)]
-        [0.0, 0.25, 1.0, 0.5, 0.0]
+    def check(self, space: SearchSpace) -> None:
+        """Refuse a space that this recipe cannot train.
+
+        Raises:
+            UsageError: if it cannot.
         """
-        longest = max(LONGEST_WARMUP, self.warmup)
-        risen = min(max(by_steps / self.warmup, share / longest), 1.0)
-        falling = min(max((share - self.warmup) / (1 - self.warmup), 0.0), 1.0)
-        return self.learning_rate * risen * (1 + math.cos(math.pi * falling)) / 2
+
+    def helpers(self, network: Supernet) -> dict[str, nn.Module]:
+        """Modules that training needs beside the supernet, such as a teacher.
+
+        They are kept in checkpoints, not in the result. Parameters that want gradients are trained
+        too. Called once before a training; the generator of torch is seeded.
+        """
+        return {}
+
+    def begin_stage(self, moment: Moment, learner: Learner) -> None:
+        """Called before a stage's first step; the optimizer starts anew after it."""
+
+    def begin_epoch(self, moment: Moment, learner: Learner) -> None:
+        """Called before an epoch's first step."""
+
+    @abstractmethod
+    def subnets(
+        self, space: SearchSpace, moment: Moment, rng: np.random.Generator
+    ) -> Sequence[Architecture]:
+        """The architectures that a step trains; the same on every process."""
+
+    @abstractmethod
+    def losses(self, turn: Turn) -> Iterator[tuple[Tensor, float]]:
+        """The losses of a step, each with its weight in the gradient, one after the other.
+
+        The loop sends back each weighted loss before it asks for the next, so that one subnet's
+        activations are held at a time. A loss is a mean over the turn's examples. The first one
+        of a step, without its weight, is what progress tells.
+        """
+
+
+# --- registry -----------------------------------------------------------------------------------
+
+R = TypeVar("R", bound=type[Recipe])
+
+_RECIPES: dict[str, type[Recipe]] = {}
+_OWN = (
+    "sandwich",
+    "matformer",
+    "progressive_shrinking",
+    "multi_architecture",
+    "two_stage_distillation",
+)
+
+
+def register_recipe(name: str, title: str) -> Callable[[R], R]:
+    """Register a recipe's class.
+
+    A package outside this one registers by an entry point in the group `nas.recipes` that names a
+    module with such a decorated class.
+
+    Args:
+        name: for `--recipe`.
+        title: what it does, in a few words.
+    """
+
+    def add(recipe: R) -> R:
+        recipe.name, recipe.title = name, title
+        _RECIPES[name] = recipe
+        return recipe
+
+    return add
+
+
+def _known() -> dict[str, type[Recipe]]:
+    for module in _OWN:
+        import_module(f"nas.training.recipes.{module}")
+    for plugin in entry_points(group="nas.recipes"):
+        if plugin.name not in _RECIPES:
+            plugin.load()
+    return _RECIPES
+
+
+def recipes() -> dict[str, str]:
+    """Registered recipes: name -> title."""
+    return {name: recipe.title for name, recipe in sorted(_known().items())}
+
+
+def get_recipe(name: str, **overrides: Any) -> Recipe:
+    """A recipe by name, some of its fields set.
+
+    Raises:
+        NotFoundError: if there is no such recipe.
+        UsageError: if it has no such field, or a value is out of range.
+    """
+    known = _known()
+    if name not in known:
+        raise nearest(name, known, "recipe")
+    recipe = known[name]
+    foreign = sorted(set(overrides) - {field.name for field in fields(recipe)})
+    if foreign:
+        raise UsageError(
+            f"the recipe {name} has no {', '.join(foreign)}.",
+            f"It has {', '.join(field.name for field in fields(recipe))}.",
+        )
+    return recipe(**overrides)

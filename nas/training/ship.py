@@ -1,6 +1,6 @@
 """Train the supernet that ships with the package: `python -m nas.training.ship`.
 
-All epochs of the default recipe on the default data of a space's default preset, seed 0; about
+All epochs of the space's default recipe on the default data of its default preset, seed 0; some
 twenty minutes on one core. Stopped at any moment, the same command continues. The result replaces
 what shipped before for this space and data, and must be committed.
 """
@@ -16,7 +16,7 @@ import search_spaces
 from nas.data import load_dataset
 from nas.training.loop import Progress
 from nas.training.obtain import train_supernet
-from nas.training.recipe import Recipe
+from nas.training.recipe import get_recipe
 from nas.training.store import SHIPPED, user_store
 
 
@@ -24,15 +24,21 @@ def main(arguments: list[str] | None = None) -> None:
     """Train and put the result into the package's folder of supernets."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--space", default="vit")
+    parser.add_argument("--preset", help="default the space's first")
     asked = parser.parse_args(arguments)
-    space = search_spaces.get(asked.space)
-    data = load_dataset(space.default_data, space.input_shape)
+    space = search_spaces.get(asked.space, asked.preset)
+    data = load_dataset(space.default_data, space.input_shape, space.input_kind)
+    space = search_spaces.get(
+        asked.space, asked.preset, n_classes=data.n_classes, in_channels=data.in_channels
+    )
 
     def show(progress: Progress) -> None:
         if progress.step % 64 == 0:
             print(progress, file=sys.stderr, flush=True)
 
-    trained = train_supernet(space, data, Recipe(), 0, progress=show, folder=user_store())
+    trained = train_supernet(
+        space, data, get_recipe(space.default_recipe), 0, progress=show, folder=user_store()
+    )
     for before in SHIPPED.glob("*/config.json"):
         config = json.loads(before.read_bytes())
         if (config["space"], config["data"]) == (space.name, data.name):

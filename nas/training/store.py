@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from nas.data.dataset import fingerprint as hash_of
 from nas.errors import CheckpointError
 from nas.paths import cache_dir
 from nas.training.checkpoint import check_tensors, read_tensors, write_kept, write_tensors
+from nas.training.init import Initial
 from nas.training.loop import Training
 from nas.training.recipe import Recipe
 from search_spaces.elastic import Supernet
@@ -40,7 +41,7 @@ class TrainedSupernet:
         network: in evaluation mode, the largest subnet active.
         fingerprint: of what shaped it.
         digest: SHA-256 of its weights file.
-        config: its `config.json`: recipe, history of each epoch, accuracies, versions.
+        config: its `config.json`: recipe, history of each epoch, qualities, versions.
         path: of its folder.
     """
 
@@ -51,10 +52,19 @@ class TrainedSupernet:
     path: Path
 
 
-def supernet_fingerprint(space: SearchSpace, data: Dataset, recipe: Recipe, seed: int) -> str:
-    """Hash of space, preset, choices, input, classes, data, recipe and seed.
+def supernet_fingerprint(
+    space: SearchSpace, data: Dataset, recipe: Recipe, seed: int, initial: str | None = None
+) -> str:
+    """Hash of space, preset, choices, input, classes, data, recipe, seed and initial weights.
 
     A time limit is not in it: it decides how far the same training came.
+
+    Args:
+        space: of the subnets.
+        data: trained on.
+        recipe: trained by.
+        seed: of the training.
+        initial: digest of the weights that it started from, if not from the seed alone.
     """
     return hash_of(
         {
@@ -64,8 +74,9 @@ def supernet_fingerprint(space: SearchSpace, data: Dataset, recipe: Recipe, seed
             "input_shape": list(space.input_shape),
             "n_classes": space.n_classes,
             "data": data.fingerprint,
-            "recipe": asdict(recipe),
+            "recipe": recipe.record(),
             "seed": seed,
+            **({"initial": initial} if initial else {}),
         }
     )
 
@@ -81,7 +92,7 @@ def find_supernet(
     recipe: Recipe,
     seed: int,
     *,
-    digest: str | None = None,
+    initial: str | None = None,
     folders: tuple[Path, ...] | None = None,
 ) -> TrainedSupernet | None:
     """The supernet trained for this, or None.
@@ -93,14 +104,30 @@ def find_supernet(
         data: it was trained on.
         recipe: it was trained by.
         seed: of its training.
-        digest: of the weights, where one special training is wanted.
+        initial: digest of the weights that it started from, if not from the seed alone.
         folders: searched in this order; by default what ships, then the user's cache.
 
     Raises:
         CheckpointError: if the one found is truncated or foreign.
     """
-    fingerprint = supernet_fingerprint(space, data, recipe, seed)
-    pattern = f"{fingerprint}-{digest[:DIGEST_DIGITS] if digest else '*'}"
+    fingerprint = supernet_fingerprint(space, data, recipe, seed, initial)
+    return _newest(space, f"{fingerprint}-*", folders)
+
+
+def find_weights(
+    space: SearchSpace, digest: str, folders: tuple[Path, ...] | None = None
+) -> TrainedSupernet | None:
+    """The supernet of a space with these very weights, or None.
+
+    Raises:
+        CheckpointError: if the one found is truncated or foreign.
+    """
+    return _newest(space, f"*-{digest[:DIGEST_DIGITS]}", folders)
+
+
+def _newest(
+    space: SearchSpace, pattern: str, folders: tuple[Path, ...] | None
+) -> TrainedSupernet | None:
     for folder in folders or (SHIPPED, user_store()):
         found = [_config(path) for path in folder.glob(f"{pattern}/config.json")]
         if found:
@@ -138,15 +165,30 @@ def load_supernet(
 
 
 def save_supernet(
-    trained: Training, data: Dataset, recipe: Recipe, seed: int, folder: Path
+    trained: Training,
+    data: Dataset,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    initial: Initial | None = None,
 ) -> TrainedSupernet:
     """Keep a finished training in a folder of supernets.
+
+    Args:
+        trained: the training.
+        data: trained on.
+        recipe: trained by.
+        seed: of the training.
+        folder: of supernets.
+        initial: the foreign weights that it started from.
 
     Raises:
         CheckpointError: if the folder cannot be written.
     """
     space = trained.network.space
-    fingerprint = supernet_fingerprint(space, data, recipe, seed)
+    fingerprint = supernet_fingerprint(
+        space, data, recipe, seed, initial.digest if initial else None
+    )
     staged = folder / f"{fingerprint}.safetensors"
     state = trained.network.network.state_dict()
     write_tensors(staged, state, {"fingerprint": fingerprint})
@@ -163,12 +205,14 @@ def save_supernet(
         "data_fingerprint": data.fingerprint,
         "class_names": list(data.class_names),
         "preprocessing": dict(data.preprocessing),
-        "recipe": asdict(recipe),
+        "recipe": recipe.record(),
         "seed": seed,
-        "accuracy_largest": trained.history[-1]["accuracy_largest"],
-        "accuracy_smallest": trained.history[-1]["accuracy_smallest"],
-        # A time limit also bounds how many images the last evaluation sees.
-        "accuracy_part": "validation" + (", a sample" if trained.ended_by == "time" else ""),
+        "initial": {"source": initial.source, "digest": initial.digest} if initial else None,
+        "metric": data.metric.name,
+        "quality_largest": trained.history[-1]["quality_largest"],
+        "quality_smallest": trained.history[-1]["quality_smallest"],
+        # A time limit also bounds how many examples the last evaluation sees.
+        "quality_part": "validation" + (", a sample" if trained.ended_by == "time" else ""),
         "history": trained.history,
         "seconds": trained.seconds,
         "ended_by": trained.ended_by,

@@ -1,6 +1,8 @@
-"""Accuracy of a candidate: sliced, quantized as deployed, and never of garbage."""
+"""Quality of a candidate: sliced, quantized as deployed, and never of garbage."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,15 +10,16 @@ import torch
 import search_spaces
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Part
+from nas.data.metric import ACCURACY
 from nas.data.registry import load_dataset
-from nas.evaluation import EvaluationError, Evaluator, accuracy_noise
+from nas.evaluation import EvaluationError, Evaluator
 from nas.training.obtain import obtain_supernet
 
 SPACE = search_spaces.get("vit", "digits")
 DATA = load_dataset("digits-hard")
 SUPERNET = obtain_supernet(SPACE, DATA).network  # the one that ships
 FEW = Part(
-    DATA.validation.pixels[::8].contiguous(),
+    DATA.validation.stored[::8].contiguous(),
     DATA.validation.labels[::8].contiguous(),
     DATA.validation.preprocessing,
 )
@@ -29,7 +32,7 @@ def test_the_shipped_supernet_ranks_architectures() -> None:
     shallow = {k: v for k, v in shallow.items() if k in {"embed", "depth"} or ".0." in k or
                k.startswith("layers.0")}  # fmt: skip
     small, flat, large = (
-        evaluator.accuracy(candidates.uniform(arch, "fp32"), FEW)
+        evaluator.quality(candidates.uniform(arch, "fp32"), FEW, ACCURACY)[0]
         for arch in (SPACE.smallest(), shallow, SPACE.largest())
     )
     assert small < 0.7
@@ -43,7 +46,7 @@ def test_float_evaluation_is_that_of_the_extracted_network() -> None:
     candidate = CandidateSpace(SPACE, ("fp32",)).uniform(arch, "fp32")
     plain = SUPERNET.extract(arch).eval()
     with torch.inference_mode():
-        expected = plain(FEW.images)
+        expected = plain(FEW.inputs)
     torch.testing.assert_close(evaluator.logits(candidate, FEW), expected, atol=1e-4, rtol=1e-4)
     assert len(evaluator.logits(candidate, FEW, 7)) == 7
 
@@ -76,9 +79,13 @@ def test_outputs_that_are_no_numbers_are_refused() -> None:
         next(iter(broken.parameters())).fill_(float("nan"))
     candidate = CandidateSpace(SPACE, ("fp32",)).uniform(SPACE.smallest(), "fp32")
     with pytest.raises(EvaluationError, match="not finite"):
-        Evaluator(broken, "onnxruntime", "fp32").accuracy(candidate, FEW)
+        Evaluator(broken, "onnxruntime", "fp32").quality(candidate, FEW, ACCURACY)
 
 
-def test_noise_is_that_of_a_share() -> None:
-    assert accuracy_noise(0.5, 100) == pytest.approx(0.05)
-    assert accuracy_noise(1.0, 100) == 0.0
+def test_noise_counts_originals_not_draws() -> None:
+    evaluator = Evaluator(SUPERNET, "onnxruntime", "fp32")
+    candidate = CandidateSpace(SPACE, ("fp32",)).uniform(SPACE.smallest(), "fp32")
+    accuracy, noise = evaluator.quality(candidate, FEW, ACCURACY)
+    assert noise == pytest.approx((accuracy * (1 - accuracy) / len(FEW)) ** 0.5)
+    alike = replace(FEW, draws=4)
+    assert evaluator.quality(candidate, alike, ACCURACY)[1] == pytest.approx(2 * noise, rel=0.01)

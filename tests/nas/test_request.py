@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.data.metric import ACCURACY, BITS_PER_BYTE
 from nas.errors import NotFoundError, StudyMismatchError, UsageError
 from nas.request import SearchRequest, refuse_mismatch
 
@@ -35,6 +36,7 @@ def test_requests_round_trip_through_json(
     [
         ({"objectives": ("accuracy",)}, UsageError),
         ({"objectives": ("latency", "memory")}, UsageError),
+        ({"objectives": ("accuracy", "bits_per_byte", "latency")}, UsageError),
         ({"objectives": ("accuracy", "latency", "latency")}, UsageError),
         ({"objectives": ("accuracy", "speed")}, NotFoundError),
         ({"trials": 0}, UsageError),
@@ -53,3 +55,13 @@ def test_what_differs_is_listed() -> None:
     refuse_mismatch("s", before, {"seed": 0, "trials": 99, "budgets": ["5ms"]})
     with pytest.raises(StudyMismatchError, match="seed was 0, now 1; budgets was 5ms, now 6ms"):
         refuse_mismatch("s", before, {"seed": 1, "trials": 10, "budgets": ["6ms"]})
+
+
+def test_objectives_follow_the_metric_of_the_data() -> None:
+    free = SearchRequest("matlm", "a100")
+    assert free.judged_by(BITS_PER_BYTE).objectives == ("bits_per_byte", "latency")
+    assert free.judged_by(ACCURACY).objectives == ("accuracy", "latency")
+    asked = SearchRequest("vit", "a100", objectives=("accuracy", "params"))
+    assert asked.judged_by(ACCURACY) is asked
+    with pytest.raises(UsageError, match="judged by bits_per_byte"):
+        asked.judged_by(BITS_PER_BYTE)

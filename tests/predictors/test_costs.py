@@ -54,7 +54,7 @@ def test_tables_add_up_to_the_sum_over_ops(seed: int) -> None:
             scheme = candidate.policy.get(f"{block.name}.{item.group}", "fp32")
             call = item.op.at(scheme)
             calls.append(call)
-            stored += call.weight_bytes if item.weights is None else 4 * item.weights
+            stored += call.weight_bytes + 4 * item.extra
         expected = AnalyticLatency().predict(
             AnalyticLatency().op_features(calls).sum(axis=0, keepdims=True)
         )

@@ -12,9 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
 from hw_profiles.errors import NotFoundError, UsageError
-from search_spaces.elastic import ELASTIC, Supernet
+from search_spaces.elastic import Elastic, ElasticLinear, Supernet
 from search_spaces.space import SearchSpace
-from search_spaces.vit import from_transformers
 
 SPACE = search_spaces.get("vit", "digits")
 
@@ -55,7 +54,7 @@ def test_activated_extracted_and_copied_networks_agree(
         torch.testing.assert_close(plain(images), activated, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(copied(images), activated, atol=1e-5, rtol=1e-5)
     assert plain.training == training
-    assert not any(isinstance(module, ELASTIC) for module in plain.modules())
+    assert not any(isinstance(module, Elastic) for module in plain.modules())
     for parameter in plain.parameters():
         assert parameter.is_contiguous()
         assert parameter.untyped_storage().nbytes() == parameter.numel() * 4  # owns, no view
@@ -121,11 +120,11 @@ def test_uniform_subnets_equal_transformers(embed: int, depth: int, ffn: str) ->
     for i in range(depth):
         arch |= {f"layers.{i}.heads": embed // 16, f"layers.{i}.ffn": ffn}
     ours = SPACE.build(arch).eval()
-    ours.load_state_dict(from_transformers(reference.state_dict()))
+    ours.load_state_dict(SPACE.from_reference("hf", reference.state_dict()))
     net = random_supernet().eval().activate(arch)
     with torch.no_grad():  # the same weights as a prefix of the supernet's
         for name, module in net.network.named_modules():
-            if isinstance(module, ELASTIC):
+            if isinstance(module, Elastic):
                 for key, part in module.active_state().items():
                     full = f"{name}.{key}"
                     if full in ours.state_dict() and part.numel():
@@ -137,17 +136,12 @@ def test_uniform_subnets_equal_transformers(embed: int, depth: int, ffn: str) ->
 
 
 def _write_prefix(module: torch.nn.Module, key: str, value: torch.Tensor) -> None:
-    """Put a subnet's tensor where the supernet keeps it, part by part of a fused layer."""
-    full = module.get_parameter(key)
-    parts = getattr(module, "parts", 1)
-    for p, chunk in enumerate(value.chunk(parts)):
-        start = p * (full.shape[0] // parts)
-        full[(slice(start, start + chunk.shape[0]), *map(slice, chunk.shape[1:]))] = chunk
-
-
-def test_from_transformers_names_what_is_missing() -> None:
-    with pytest.raises(UsageError, match=r"cls_token|projection|weight"):
-        from_transformers({"vit.layers.0.nothing": torch.zeros(1)})
+    """Put a subnet's tensor where the supernet keeps it, axis by axis of a grid of features."""
+    full = module.get_parameter(key).data
+    if isinstance(module, ElasticLinear):
+        full = full.view(*module.out_grid, *(module.in_grid if key == "weight" else ()))
+        value = value.reshape(*module.active_out, *(module.active_in if key == "weight" else ()))
+    full[tuple(map(slice, value.shape))] = value
 
 
 def test_unknown_space_and_preset_propose_the_nearest() -> None:

@@ -39,14 +39,14 @@ def test_validation_and_test_have_at_least_4000_images(hard: Dataset) -> None:
 
 def test_parts_are_8_bit_images_with_int64_labels(hard: Dataset) -> None:
     for part in (hard.train, hard.validation, hard.test):
-        assert part.pixels.dtype == torch.uint8
-        assert part.pixels.shape == (len(part), 1, 8, 8)
+        assert part.stored.dtype == torch.uint8
+        assert part.stored.shape == (len(part), 1, 8, 8)
         assert part.labels.dtype == torch.int64
         assert part.labels.unique().tolist() == list(range(10))
 
 
 def test_network_input_is_about_standard(hard: Dataset) -> None:
-    images = hard.validation.images
+    images = hard.validation.inputs
     assert images.dtype == torch.float32
     assert abs(float(images.mean())) < 0.3
     assert 0.8 < float(images.std()) < 1.2
@@ -59,8 +59,8 @@ def test_network_input_is_about_standard(hard: Dataset) -> None:
 def test_same_recipe_draws_the_same() -> None:
     one, two = make_digits("digits-hard", SMALL), make_digits("digits-hard", SMALL)
     assert one.fingerprint == two.fingerprint
-    assert one.train.pixels.equal(two.train.pixels)
-    assert one.test.pixels.equal(two.test.pixels)
+    assert one.train.stored.equal(two.train.stored)
+    assert one.test.stored.equal(two.test.stored)
 
 
 @given(
@@ -91,5 +91,5 @@ def test_no_corruption_redraws_the_original() -> None:
 def test_clean_digits_are_the_originals() -> None:
     clean = load_dataset("digits", (1, 8, 8))
     assert len(clean.train) + len(clean.validation) + len(clean.test) == 1_797
-    assert clean.train.pixels.max() == 255
+    assert clean.train.stored.max() == 255
     assert clean.fingerprint != load_dataset("digits-hard").fingerprint

@@ -29,17 +29,17 @@ def _fill(root: Path, parts: dict[str, int], classes: tuple[str, ...] = ("cat", 
 def test_images_are_resized_to_the_space(tmp_path: Path) -> None:
     data = load_dataset(_fill(tmp_path, {"train": 3, "val": 2, "test": 1}), SHAPE)
     assert data.class_names == ("cat", "dog")
-    assert data.train.images.shape == (6, *SHAPE)
+    assert data.train.inputs.shape == (6, *SHAPE)
     assert (len(data.validation), len(data.test)) == (4, 2)
     assert data.in_channels == 3
-    assert load_dataset(tmp_path, (1, 8, 8)).train.images.shape == (6, 1, 8, 8)
+    assert load_dataset(tmp_path, (1, 8, 8)).train.inputs.shape == (6, 1, 8, 8)
 
 
 def test_missing_test_part_is_split_from_validation_by_class(tmp_path: Path) -> None:
     data = load_dataset(_fill(tmp_path, {"train": 1, "val": 4}), SHAPE)
     assert data.validation.labels.tolist() == [0, 0, 1, 1]
     assert data.test.labels.tolist() == [0, 0, 1, 1]
-    assert not data.validation.pixels.equal(data.test.pixels)
+    assert not data.validation.stored.equal(data.test.stored)
 
 
 def test_fingerprint_is_of_the_content_and_the_size(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.engine.loop import Evaluated
+from nas.engine.loop import Evaluated, run_search
 from nas.engine.pareto import hypervolume
 from nas.engine.problem import Objective, Problem
 from search_spaces.choices import Choice, ChoiceSet, Condition, Genomes
@@ -15,6 +18,7 @@ from search_spaces.choices import Choice, ChoiceSet, Condition, Genomes
 ACCURACY = Objective("accuracy", maximise=True, known=False)
 LATENCY = Objective("latency_ms", maximise=False, known=True)
 PARAMS = Objective("params", maximise=False, known=True)
+BITS_PER_BYTE = Objective("bits_per_byte", maximise=False, known=False)
 ROBUSTNESS = Objective("robustness", maximise=True, known=False)
 
 
@@ -92,10 +96,53 @@ class Layered:
         """What a real evaluation returns; counted."""
         self.evaluated.append(tuple(int(g) for g in genome))
         accuracy = float(self.accuracy(genome[None, :])[0])
-        return {"accuracy": accuracy, "robustness": accuracy**2 - 0.01 * genome[1]}
+        return {
+            "accuracy": accuracy,
+            "robustness": accuracy**2 - 0.01 * genome[1],
+            "bits_per_byte": 8 * (1 - accuracy),
+        }
 
     def hypervolume(self, trials: Sequence[Evaluated]) -> float:
         """Of accuracy and latency, up to (0, the largest latency)."""
         worst = float(self.latency_ms(self.choices.extreme(largest=True))[0])
         values = np.array([[t.values["accuracy"], t.values["latency_ms"]] for t in trials])
         return hypervolume(values, [True, False], [0.0, worst])
+
+
+def search(
+    toy: Layered,
+    sampler: str,
+    trials: int,
+    seed: int = 5,
+    history: Sequence[Evaluated] = (),
+    evaluate: Any = None,
+    record: Any = None,
+) -> list[Evaluated]:
+    """A study of a toy, continued from its history."""
+    return run_search(
+        toy.problem,
+        sampler,
+        trials=trials,
+        seed=seed,
+        history=history,
+        evaluate=evaluate or toy.evaluate,
+        record=record or (lambda trial: None),
+    )
+
+
+def as_stored(trial: Evaluated) -> Evaluated:
+    """A trial as it comes back from the database: without the known costs."""
+    values = {k: v for k, v in trial.values.items() if k not in ("latency_ms", "params")}
+    origin = json.loads(json.dumps(trial.origin))
+    return dataclasses.replace(trial, values=values, origin=origin)
+
+
+def same(a: Evaluated, b: Evaluated) -> bool:
+    """Whether two trials are alike but for what they say of their origin."""
+    return (a.number, a.key, a.values, a.state, a.feasible) == (
+        b.number,
+        b.key,
+        b.values,
+        b.state,
+        b.feasible,
+    )

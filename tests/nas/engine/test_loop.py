@@ -1,18 +1,26 @@
-import dataclasses
-import json
 import logging
 
 import numpy as np
 import pytest
 from optuna.samplers import RandomSampler
-from search_problems import ACCURACY, LATENCY, PARAMS, ROBUSTNESS, Layered
+from search_problems import (
+    ACCURACY,
+    BITS_PER_BYTE,
+    LATENCY,
+    PARAMS,
+    ROBUSTNESS,
+    Layered,
+    as_stored,
+    same,
+    search,
+)
 
 from nas.engine.loop import EvaluationFailed, run_search
 from nas.engine.problem import Objective
 from nas.engine.samplers import list_samplers, register_sampler, require_sampler
 from nas.errors import BudgetError, NotFoundError
 
-SAMPLERS = ["guided", "nsga2", "pymoo-nsga2", "random", "tpe"]
+SAMPLERS = ["guided", "nsga2", "ofa-evolution", "pymoo-nsga2", "random", "tpe"]
 
 # Seed 5 of Layered(3, budget_ms=9): a change here is a change of what every seeded study does.
 # The guided choices stay the same under a disturbance of the accuracies by 1e-4.
@@ -26,35 +34,6 @@ GOLDEN = {
         333e643d f9f8364e f2c35c54 fb39dccc 3b193232 bd71221b 166d9c62 054a8275 15c8759f fd372827
     """,
 }
-
-
-def search(toy, sampler, trials, seed=5, history=(), evaluate=None, record=None):
-    return run_search(
-        toy.problem,
-        sampler,
-        trials=trials,
-        seed=seed,
-        history=history,
-        evaluate=evaluate or toy.evaluate,
-        record=record or (lambda trial: None),
-    )
-
-
-def as_stored(trial):
-    """A trial as it comes back from the database: without the known costs."""
-    values = {k: v for k, v in trial.values.items() if k not in ("latency_ms", "params")}
-    origin = json.loads(json.dumps(trial.origin))
-    return dataclasses.replace(trial, values=values, origin=origin)
-
-
-def same(a, b):
-    return (a.number, a.key, a.values, a.state, a.feasible) == (
-        b.number,
-        b.key,
-        b.values,
-        b.state,
-        b.feasible,
-    )
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -199,6 +178,21 @@ def test_any_number_of_objectives(sampler, objectives):
     trials = search(toy, sampler, 24)
     assert len({t.key for t in trials}) == 24
     assert all(set(t.values) == {o.name for o in objectives} for t in trials)
+
+
+@pytest.mark.parametrize("others", [(LATENCY,), ()], ids=["two", "one"])
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "mixnmatch"])
+def test_a_quality_may_be_minimised_and_lie_anywhere(sampler, others):
+    more = Layered(4, budget_ms=5.0, objectives=(ACCURACY, *others))
+    less = Layered(4, budget_ms=5.0, objectives=(BITS_PER_BYTE, *others))
+    if sampler == "ofa-evolution":  # past its first generation
+        more, less = (Layered(9, objectives=(o, *others)) for o in (ACCURACY, BITS_PER_BYTE))
+    n = 130 if sampler == "ofa-evolution" else 26
+    expected, trials = search(more, sampler, n), search(less, sampler, n)
+    assert [t.key for t in trials] == [t.key for t in expected]
+    if sampler == "guided":
+        origin = trials[-1].origin
+        assert abs(origin["predicted"]["bits_per_byte"] - trials[-1].values["bits_per_byte"]) < 0.8
 
 
 def test_one_objective_is_driven_to_its_best():

@@ -49,7 +49,7 @@ def supernet() -> Supernet:
 
 @cache
 def exported(i: int) -> onnx.ModelProto:
-    return export_onnx(supernet().extract(ARCHES[i]), SPACE.input_shape, BATCH[i])
+    return export_onnx(supernet().extract(ARCHES[i]), SPACE.example(ARCHES[i], BATCH[i]))
 
 
 def images(n: int) -> torch.Tensor:
@@ -62,7 +62,7 @@ def logits(model: onnx.ModelProto, x: torch.Tensor, batch: int) -> np.ndarray:
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    return np.concatenate([session.run(None, {"images": p.numpy()})[0] for p in x.split(batch)])
+    return np.concatenate([session.run(None, {"input": p.numpy()})[0] for p in x.split(batch)])
 
 
 def groups_of(i: int) -> list[str]:

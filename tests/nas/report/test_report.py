@@ -34,7 +34,7 @@ def trial(number: int, accuracy: float | None, latency: float, **more: object) -
     candidate = CANDIDATES.decode(CANDIDATES.choices.sample(1, rng)[0])
     made = TrialRecord(
         number=number, key=str(number), genome=(0,), architecture=dict(candidate.architecture),
-        policy=dict(candidate.policy), accuracy=accuracy, latency_ms=latency,
+        policy=dict(candidate.policy), quality=accuracy, latency_ms=latency,
         latency_ms_upper=1.1 * latency, memory_bytes=1000, params=2000, weight_bytes=500,
         macs=9, feasible=True, id=100 + number,
     )  # fmt: skip

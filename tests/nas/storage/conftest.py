@@ -40,7 +40,7 @@ def make_trial(number: int = 0, **changes: Any) -> TrialRecord:
         "genome": (number, 0, 3),
         "architecture": {"depth": 6, "heads": [1, 2]},
         "policy": {"layers.0.qkv": "int8"},
-        "accuracy": 0.9,
+        "quality": 0.9,
         "latency_ms": 0.25,
         "feasible": True,
     }

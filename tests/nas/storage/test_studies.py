@@ -49,8 +49,9 @@ TRIALS = st.builds(
     policy=OBJECTS,
     state=st.sampled_from(["complete", "failed"]),
     reason=st.none() | TEXT,
-    accuracy=st.none() | NUMBERS,
-    accuracy_test=st.none() | NUMBERS,
+    quality=st.none() | NUMBERS,
+    quality_test=st.none() | NUMBERS,
+    quality_noise=st.none() | NUMBERS,
     latency_ms=st.none() | NUMBERS,
     latency_ms_upper=st.none() | NUMBERS,
     memory_bytes=st.none() | BIG,
@@ -125,7 +126,7 @@ def test_duplicate_trial_is_refused(
     study = studies.create_study(new_study())
     first = studies.add_trial(study.id, new_trial(0))
     with pytest.raises(StorageError, match="already has trial"):
-        studies.add_trial(study.id, replace(new_trial(1, accuracy=0.1), **clash))
+        studies.add_trial(study.id, replace(new_trial(1, quality=0.1), **clash))
     assert studies.trials(study.id) == [first]
     studies.add_trial(study.id, new_trial(1))  # the refusal left nothing open
     assert len(studies.trials(study.id)) == 2
@@ -146,21 +147,21 @@ def test_numpy_figures_are_stored_as_numbers(
     trial: Any = new_trial(
         genome=np.array([1, 2]),
         params=np.int64(7),
-        accuracy=np.float32(0.5),
+        quality=np.float32(0.5),
         feasible=np.bool_(True),
         origin={"gain": np.float32(0.25), "index": np.int64(3)},
     )
     studies.add_trial(study.id, trial)
     (back,) = studies.trials(study.id)
     assert back.genome == (1, 2)
-    assert (back.params, back.accuracy, back.feasible) == (7, 0.5, True)
+    assert (back.params, back.quality, back.feasible) == (7, 0.5, True)
     assert back.origin == {"gain": 0.25, "index": 3}
 
 
 @pytest.mark.parametrize(
     "broken",
     [
-        {"accuracy": float("nan")},
+        {"quality": float("nan")},
         {"latency_ms": float("inf")},
         {"origin": {"gain": float("nan")}},
         {"policy": {"layer": object()}},
@@ -237,10 +238,10 @@ def test_what_belongs_to_a_trial(
     kept = [studies.add_measurement(record) for record in (measured, again)]
     studies.add_artefact(exported)
     artefact = studies.add_artefact(replace(exported, sha256="b" * 64))
-    studies.set_accuracy_test(trial.id, 0.875)
+    studies.set_quality_test(trial.id, 0.875)
     assert studies.measurements(study.id) == kept
     assert studies.artefacts(study.id) == [artefact]
-    assert studies.trials(study.id) == [replace(trial, accuracy_test=0.875)]
+    assert studies.trials(study.id) == [replace(trial, quality_test=0.875)]
     assert studies.measurements(other.id) == studies.artefacts(other.id) == []
     studies.delete_study(study.id)
     assert studies.trials(study.id) == []
@@ -253,7 +254,7 @@ def test_records_of_what_is_not_there(studies: Studies, new_trial: NewTrial) -> 
     measured = MeasurementRecord(9, "latency_ms", 1.0, 0.0, 0.0, 1, 1, "d", "r", "fp32", 1, 1)
     for attempt in (
         lambda: studies.add_trial(9, new_trial()),
-        lambda: studies.set_accuracy_test(9, 0.5),
+        lambda: studies.set_quality_test(9, 0.5),
         lambda: studies.add_measurement(measured),
         lambda: studies.add_artefact(ArtefactRecord(9, "subnet", "out", "a" * 64, 1)),
         lambda: studies.delete_study(9),

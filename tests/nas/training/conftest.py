@@ -8,13 +8,14 @@ import pytest
 
 import search_spaces
 from nas.data import Dataset, load_dataset
-from nas.training import Recipe, TrainedSupernet, train_supernet
+from nas.training import TrainedSupernet, train_supernet
+from nas.training.recipes.sandwich import Sandwich
 from search_spaces.space import SearchSpace
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Recipe:
-    return Recipe(epochs=2, images_per_epoch=48, batch_size=16, random_subnets=1)
+def tiny() -> Sandwich:
+    return Sandwich(epochs=2, examples_per_epoch=48, batch_size=16, random_subnets=1)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="session")
 def kept(
-    tiny: Recipe, space: SearchSpace, data: Dataset, tmp_path_factory: pytest.TempPathFactory
+    tiny: Sandwich, space: SearchSpace, data: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainedSupernet:
     folder: Path = tmp_path_factory.mktemp("supernets")
     return train_supernet(space, data, tiny, 0, folder=folder)

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from nas.data import Dataset
-from nas.training import Recipe, find_supernet, train_supernet
+from nas.training import find_supernet, train_supernet
+from nas.training.recipes.sandwich import Sandwich
 from search_spaces.space import SearchSpace
 
 SCRIPT = """
@@ -18,8 +19,9 @@ import sys
 from pathlib import Path
 import search_spaces
 from nas.data import load_dataset
-from nas.training import Recipe, train_supernet
-recipe = Recipe(epochs=int(sys.argv[2]), images_per_epoch=48, batch_size=16, random_subnets=1)
+from nas.training import train_supernet
+from nas.training.recipes.sandwich import Sandwich
+recipe = Sandwich(epochs=int(sys.argv[2]), examples_per_epoch=48, batch_size=16, random_subnets=1)
 space = search_spaces.get("vit", "digits")
 train_supernet(space, load_dataset("digits"), recipe, 0, folder=Path(sys.argv[1]))
 """
@@ -29,7 +31,7 @@ def test_killed_training_leaves_a_checkpoint_that_continues(
     space: SearchSpace, data: Dataset, tmp_path: Path
 ) -> None:
     epochs = 40
-    recipe = Recipe(epochs=epochs, images_per_epoch=48, batch_size=16, random_subnets=1)
+    recipe = Sandwich(epochs=epochs, examples_per_epoch=48, batch_size=16, random_subnets=1)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(epochs)]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[3])
     try:

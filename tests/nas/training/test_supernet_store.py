@@ -16,10 +16,11 @@ import search_spaces
 from nas.data import Dataset, load_dataset
 from nas.errors import CheckpointError
 from nas.events import Event
-from nas.training import Recipe, TrainedSupernet, find_supernet, obtain_supernet, train_supernet
+from nas.training import TrainedSupernet, find_supernet, obtain_supernet, train_supernet
 from nas.training.checkpoint import read_tensors, write_tensors
-from nas.training.loop import accuracy
-from nas.training.store import SHIPPED, load_supernet, supernet_fingerprint
+from nas.training.evaluate import quality
+from nas.training.recipes.sandwich import Sandwich
+from nas.training.store import SHIPPED, find_weights, load_supernet, supernet_fingerprint
 from search_spaces.space import SearchSpace
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
@@ -48,22 +49,26 @@ def test_tensors_and_record_come_back(
 
 
 def test_found_again_with_the_same_weights(
-    tiny: Recipe, kept: TrainedSupernet, space: SearchSpace, data: Dataset
+    tiny: Sandwich, kept: TrainedSupernet, space: SearchSpace, data: Dataset
 ) -> None:
     folders = (kept.path.parent,)
     found = find_supernet(space, data, tiny, 0, folders=folders)
     assert found is not None
     assert (found.digest, found.fingerprint) == (kept.digest, kept.fingerprint)
-    image = data.test.images[:4]
+    image = data.test.inputs[:4]
     assert found.network(image).equal(kept.network.activate(space.largest())(image))
     assert found.config["history"] == kept.config["history"]
-    assert find_supernet(space, data, tiny, 0, digest="0" * 64, folders=folders) is None
+    assert find_supernet(space, data, tiny, 0, initial="0" * 64, folders=folders) is None
+    by_weights = find_weights(space, kept.digest, folders=folders)
+    assert by_weights is not None
+    assert by_weights.path == found.path
+    assert find_weights(space, "0" * 64, folders=folders) is None
     assert find_supernet(space, data, tiny, 1, folders=folders) is None
     assert not list(folders[0].glob("*.unfinished"))
 
 
 def test_fingerprint_is_of_everything_that_shaped_it(
-    tiny: Recipe, space: SearchSpace, data: Dataset
+    tiny: Sandwich, space: SearchSpace, data: Dataset
 ) -> None:
     fingerprints = {
         supernet_fingerprint(space, data, tiny, 0),
@@ -71,8 +76,9 @@ def test_fingerprint_is_of_everything_that_shaped_it(
         supernet_fingerprint(space, data, replace(tiny, version=2), 0),
         supernet_fingerprint(space, load_dataset("digits-hard"), tiny, 0),
         supernet_fingerprint(search_spaces.get("vit", n_classes=3), data, tiny, 0),
+        supernet_fingerprint(space, data, tiny, 0, initial="a" * 64),
     }
-    assert len(fingerprints) == 5
+    assert len(fingerprints) == 6
 
 
 @pytest.fixture
@@ -81,7 +87,7 @@ def copy(kept: TrainedSupernet, tmp_path: Path) -> Path:
 
 
 def test_truncated_weights_are_refused(
-    tiny: Recipe, copy: Path, space: SearchSpace, data: Dataset
+    tiny: Sandwich, copy: Path, space: SearchSpace, data: Dataset
 ) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
@@ -112,7 +118,7 @@ def test_folder_that_cannot_be_made_is_refused_before_training(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="NAS_CACHE"):
-        train_supernet(space, data, Recipe(), 0, folder=tmp_path / "file" / "supernets")
+        train_supernet(space, data, Sandwich(), 0, folder=tmp_path / "file" / "supernets")
 
 
 def test_obtain_trains_once_and_retrains_when_asked(
@@ -136,17 +142,17 @@ def test_obtain_trains_once_and_retrains_when_asked(
 
 def test_shipped_supernet_is_the_default_one_and_ranks_architectures(space: SearchSpace) -> None:
     hard = load_dataset("digits-hard")
-    shipped = find_supernet(space, hard, Recipe(), 0, folders=(SHIPPED,))
+    shipped = find_supernet(space, hard, Sandwich(), 0, folders=(SHIPPED,))
     assert shipped is not None
     assert sum(file.stat().st_size for file in shipped.path.iterdir()) <= 4_000_000
     shallow = {"embed": 64, "depth": 1, "layers.0.heads": 4, "layers.0.ffn": "XL"}
     found = {
-        "largest": accuracy(shipped.network, space.largest(), hard.validation),
-        "smallest": accuracy(shipped.network, space.smallest(), hard.validation),
-        "shallow": accuracy(shipped.network, shallow, hard.validation),
+        "largest": quality(shipped.network, space.largest(), hard.validation, hard.metric),
+        "smallest": quality(shipped.network, space.smallest(), hard.validation, hard.metric),
+        "shallow": quality(shipped.network, shallow, hard.validation, hard.metric),
     }
     assert found["largest"] > 0.9
     assert found["smallest"] < 0.7
     assert found["shallow"] < found["largest"] - 0.1
     record = json.loads((shipped.path / "config.json").read_text())
-    assert found["largest"] == pytest.approx(record["accuracy_largest"], abs=0.002)
+    assert found["largest"] == pytest.approx(record["quality_largest"], abs=0.002)

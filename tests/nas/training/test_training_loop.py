@@ -13,8 +13,11 @@ import torch
 import search_spaces
 from nas.data import Dataset, load_dataset
 from nas.errors import CheckpointError, UsageError
-from nas.training import Progress, Recipe
-from nas.training.loop import TrainingError, accuracy, fit, threads_for
+from nas.training import Progress
+from nas.training.evaluate import quality, threads_for
+from nas.training.loop import TrainingError, fit
+from nas.training.recipes.sandwich import Sandwich
+from nas.training.schedule import Schedule
 from search_spaces.space import SearchSpace
 
 
@@ -32,21 +35,21 @@ def _stop_at(epoch: int, step: int) -> Callable[[Progress], None]:
 
 def test_learns_above_chance_and_tells_its_progress(space: SearchSpace, data: Dataset) -> None:
     told: list[Progress] = []
-    recipe = Recipe(epochs=2, images_per_epoch=800, batch_size=16, random_subnets=1)
+    recipe = Sandwich(epochs=2, examples_per_epoch=800, batch_size=16, random_subnets=1)
     trained = fit(space, data, recipe, seed=0, progress=told.append)
-    assert trained.history[-1]["accuracy_largest"] > 0.4  # chance is 0.1
+    assert trained.history[-1]["quality_largest"] > 0.4  # chance is 0.1
     assert trained.history[-1]["loss"] < trained.history[0]["loss"]
-    assert accuracy(trained.network, space.largest(), data.test) > 0.4
+    assert quality(trained.network, space.largest(), data.test, data.metric) > 0.4
     assert len(told) == 2 * (told[0].steps + 1)
     assert [p.share for p in told] == sorted(p.share for p in told)
     assert told[-1].share == 1
-    assert told[-1].accuracy_largest == trained.history[-1]["accuracy_largest"]
+    assert told[-1].qualities["largest"] == trained.history[-1]["quality_largest"]
     assert trained.ended_by == "epochs"
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(2, 1), (3, 2)])
 def test_interrupted_and_continued_ends_in_the_same_weights(
-    tiny: Recipe, space: SearchSpace, data: Dataset, tmp_path: Path, epoch: int, step: int
+    tiny: Sandwich, space: SearchSpace, data: Dataset, tmp_path: Path, epoch: int, step: int
 ) -> None:
     recipe = replace(tiny, epochs=3)
     whole = fit(space, data, recipe, seed=3)
@@ -68,7 +71,7 @@ def test_interrupted_and_continued_ends_in_the_same_weights(
 
 
 def test_another_seed_ends_in_other_weights(
-    tiny: Recipe, space: SearchSpace, data: Dataset
+    tiny: Sandwich, space: SearchSpace, data: Dataset
 ) -> None:
     recipe = replace(tiny, epochs=1)
     one, two = (fit(space, data, recipe, seed).network.state_dict() for seed in (0, 1))
@@ -76,7 +79,7 @@ def test_another_seed_ends_in_other_weights(
 
 
 def test_time_limit_ends_a_long_training_with_a_rate_of_zero(
-    tiny: Recipe, space: SearchSpace, data: Dataset
+    tiny: Sandwich, space: SearchSpace, data: Dataset
 ) -> None:
     told: list[Progress] = []
     began = time.monotonic()
@@ -91,12 +94,12 @@ def test_time_limit_ends_a_long_training_with_a_rate_of_zero(
     assert trained.ended_by == "time"
     assert told[-1].share == 1
     assert told[-1].seconds_left == 0
-    assert trained.history[-1]["accuracy_largest"] >= 0
+    assert trained.history[-1]["quality_largest"] >= 0
     assert time.monotonic() - began < 60  # it ends at all
 
 
 def test_loss_that_is_no_number_names_the_step(
-    tiny: Recipe, space: SearchSpace, data: Dataset
+    tiny: Sandwich, space: SearchSpace, data: Dataset
 ) -> None:
     wild = replace(tiny, learning_rate=1e30, warmup=1e-9)
     with pytest.raises(TrainingError, match=r"step \d+ of epoch 1"):
@@ -104,7 +107,7 @@ def test_loss_that_is_no_number_names_the_step(
 
 
 def test_checkpoint_of_another_training_is_refused(
-    tiny: Recipe, space: SearchSpace, data: Dataset, tmp_path: Path
+    tiny: Sandwich, space: SearchSpace, data: Dataset, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "unfinished"
     with pytest.raises(_Interrupted):
@@ -123,7 +126,7 @@ def test_checkpoint_of_another_training_is_refused(
         fit(space, data, tiny, seed=0, checkpoint=checkpoint)
 
 
-def test_data_must_fit_the_space(tiny: Recipe, space: SearchSpace) -> None:
+def test_data_must_fit_the_space(tiny: Sandwich, space: SearchSpace) -> None:
     other = search_spaces.get("vit", "digits", n_classes=3)
     with pytest.raises(UsageError, match="3 classes"):
         fit(other, load_dataset("digits"), tiny, seed=0)
@@ -132,18 +135,20 @@ def test_data_must_fit_the_space(tiny: Recipe, space: SearchSpace) -> None:
 
 
 def test_rate_rises_and_falls() -> None:
-    recipe = Recipe()
-    assert recipe.rate(0, 0) == 0
-    assert recipe.rate(recipe.warmup, recipe.warmup) == pytest.approx(recipe.learning_rate)
-    assert recipe.rate(1, 1) == pytest.approx(0)
+    recipe = Sandwich()
+    rate = Schedule(recipe).rate
+    assert rate(0, 0) == 0
+    assert rate(recipe.warmup, recipe.warmup) == pytest.approx(recipe.learning_rate)
+    assert rate(1, 1) == pytest.approx(0)
 
 
 def test_time_limit_hastens_the_fall_of_the_rate_but_not_its_rise() -> None:
-    recipe = Recipe()
+    recipe = Sandwich()
+    rate = Schedule(recipe).rate
     few_steps = recipe.warmup / 10
-    assert recipe.rate(0.02, few_steps) == pytest.approx(recipe.learning_rate / 10)
-    assert recipe.rate(0.3, few_steps) > recipe.learning_rate / 2
-    assert recipe.rate(1, few_steps) == pytest.approx(0)
+    assert rate(0.02, few_steps) == pytest.approx(recipe.learning_rate / 10)
+    assert rate(0.3, few_steps) > recipe.learning_rate / 2
+    assert rate(1, few_steps) == pytest.approx(0)
 
 
 def test_small_networks_train_in_one_thread(space: SearchSpace) -> None:

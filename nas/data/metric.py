@@ -1,0 +1,65 @@
+"""How good a network is: share of right labels, or bits that a byte of text costs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quality that is measured on labelled examples.
+
+    Attributes:
+        name: `accuracy` or `bits_per_byte`; also that of the search's objective.
+        title: for tables and pictures.
+        larger_is_better: whether more of it is better.
+    """
+
+    name: str
+    title: str
+    larger_is_better: bool
+
+    def scores(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The quality of each example, whose mean is a part's; (n,) float64.
+
+        Args:
+            logits: (n, classes), or (n, length, vocabulary) of a language model.
+            labels: (n,), or the next tokens (n, length).
+        """
+        import torch.nn.functional as F
+
+        if self is ACCURACY:
+            return (logits.argmax(dim=-1) == labels).double()
+        nats = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
+        return nats.double().mean(dim=1) / math.log(2)
+
+    def noise(self, scores: Tensor, draws: int = 1) -> float:
+        """Standard error of the mean of scores of which every `draws` share one origin."""
+        n = len(scores) // draws
+        return float(scores.std(unbiased=False)) / math.sqrt(max(n, 1))
+
+    def format(self, value: float) -> str:
+        """A value to read.
+
+        >>> ACCURACY.format(0.91234), BITS_PER_BYTE.format(2.34567)
+        ('91.23%', '2.346')
+        """
+        return f"{value:.2%}" if self is ACCURACY else f"{value:.3f}"
+
+    def format_difference(self, value: float) -> str:
+        """A difference of two values, or an error, to read.
+
+        >>> ACCURACY.format_difference(0.012), BITS_PER_BYTE.format_difference(0.0512)
+        ('1.2 points', '0.051 bits')
+        """
+        return f"{100 * value:.2g} points" if self is ACCURACY else f"{value:.2g} bits"
+
+
+ACCURACY = Metric("accuracy", "accuracy", True)
+BITS_PER_BYTE = Metric("bits_per_byte", "bits per byte", False)
+METRICS = {metric.name: metric for metric in (ACCURACY, BITS_PER_BYTE)}

@@ -1,0 +1,130 @@
+"""What a study stands on: its space and data, its target, its supernet, and what evaluates them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import search_spaces
+from hw_profiles.profile import DeviceProfile
+from nas.candidate import CandidateSpace
+from nas.data.dataset import Dataset
+from nas.data.registry import load_dataset
+from nas.errors import UsageError
+from nas.evaluation import Evaluator, calibration_batches
+from nas.events import Event, Listener
+from nas.request import RunOptions, SearchRequest
+from nas.targets import THIS_CPU, local_profile, resolve_target
+from nas.training.obtain import obtain_supernet
+from nas.training.store import TrainedSupernet
+from search_spaces.space import SearchSpace
+
+
+@dataclass(frozen=True, eq=False)
+class Equipment:
+    """What the candidates of a study are evaluated, exported and verified with.
+
+    Attributes:
+        candidates: the joint space.
+        data: that it is judged on.
+        profile: of the target.
+        supernet: that holds the weights.
+        evaluator: of the target's arithmetic on the supernet.
+    """
+
+    candidates: CandidateSpace
+    data: Dataset
+    profile: DeviceProfile
+    supernet: TrainedSupernet
+    evaluator: Evaluator
+
+
+def space_and_data(request: SearchRequest) -> tuple[SearchSpace, Dataset]:
+    """The space, fitted to the data, and the data, fitted to the space's input.
+
+    Raises:
+        NotFoundError: if there is no such space, preset or data.
+        UsageError: if the data do not fit, or none were named where none is the default.
+    """
+    space = search_spaces.get(request.space, request.preset)
+    if not (request.data or space.default_data):
+        raise UsageError(
+            f"the preset {space.preset} of {space.name} has no data of its own.",
+            "Name data with --data: see `nas datasets`, or give a path.",
+        )
+    data = load_dataset(request.data or space.default_data, space.input_shape, space.input_kind)
+    fitted = search_spaces.get(
+        request.space, request.preset, n_classes=data.n_classes, in_channels=data.in_channels
+    )
+    return fitted, data
+
+
+def target_profile(request: SearchRequest, space: SearchSpace, listener: Listener) -> DeviceProfile:
+    """The target's profile; this machine is measured where it has none for the space."""
+
+    def make() -> DeviceProfile:
+        from nas.profiling import profile_cpu
+
+        listener(
+            Event(
+                "note",
+                f"this machine has no profile for {space.name} ({space.preset}) yet: measuring it "
+                "first (2 minutes)",
+            )
+        )
+        made = profile_cpu(
+            THIS_CPU,
+            batch_size=request.batch_size,
+            spaces=[f"{space.name}:{space.preset}"],
+            progress=lambda text, share: listener(Event("profile", text, share, 1.0)),
+        )
+        path = local_profile(request.batch_size, space)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.save(path)
+        listener(Event("note", f"profile of this machine kept in {path}"))
+        return made
+
+    return resolve_target(request.target, request.batch_size, make, space)
+
+
+def obtain(
+    request: SearchRequest,
+    options: RunOptions,
+    space: SearchSpace,
+    data: Dataset,
+    digest: str | None,
+    listener: Listener,
+) -> TrainedSupernet:
+    """The study's own supernet (by digest), or the one trained for this request, or a new one."""
+    initial = None
+    if request.init is not None and digest is None:
+        from nas.training.init import initial_weights
+
+        initial = initial_weights(space, request.init)
+        for line in initial.lines():
+            listener(Event("note", line))
+    return obtain_supernet(
+        space,
+        data,
+        recipe=request.recipe,
+        seed=request.supernet_seed,
+        epochs=options.epochs,
+        time_limit_s=options.train_time_s,
+        retrain=options.retrain,
+        initial=initial,
+        digest=digest,
+        listener=listener,
+    )
+
+
+def equip(
+    candidates: CandidateSpace,
+    data: Dataset,
+    profile: DeviceProfile,
+    supernet: TrainedSupernet,
+    batch_size: int,
+) -> Equipment:
+    """The equipment of a study, with its evaluator."""
+    runtime, network = profile.runtime, supernet.network
+    calibration = calibration_batches(data) if network.calibrates else ()
+    evaluator = Evaluator(network, runtime.name, runtime.native, batch_size, calibration)
+    return Equipment(candidates, data, profile, supernet, evaluator)

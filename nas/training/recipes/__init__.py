@@ -1,0 +1,1 @@
+"""The recipes, one file each; `nas.training.recipe` finds them."""
