@@ -16,7 +16,7 @@ from nas.errors import NotFoundError, UsageError
 
 def test_built_in_data_sets_are_listed_with_a_line_each() -> None:
     known = list_datasets()
-    assert {"digits", "digits-hard"} <= known.keys()
+    assert {"digits", "digits-hard", "pydoc", "vowels"} <= known.keys()
     assert all(known.values())
 
 
@@ -26,7 +26,7 @@ def test_unknown_name_proposes_the_nearest() -> None:
 
 
 def test_path_that_is_no_folder() -> None:
-    with pytest.raises(NotFoundError, match="no folder"):
+    with pytest.raises(NotFoundError, match="no file or folder"):
         load_dataset("./nowhere/at/all")
 
 
