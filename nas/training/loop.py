@@ -200,7 +200,7 @@ class _Job:
             helpers = recipe.helpers(network)
         network.to(device).train()
         self.learner = Learner(network, {n: m.to(device) for n, m in helpers.items()}, recipe)
-        self.schedule = Schedule(recipe)
+        self.schedule = Schedule(recipe, space)
         self.per_epoch = min(recipe.examples_per_epoch or len(data.train), len(data.train))
         self.steps = max(self.per_epoch // recipe.batch_size, 1)
         self.stage: int | None = None

@@ -118,8 +118,12 @@ class Recipe(ABC):
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {"name": self.name, **plain}
 
-    def stages(self) -> tuple[Stage, ...]:
-        """In the order in which they follow each other."""
+    def stages(self, space: SearchSpace | None = None) -> tuple[Stage, ...]:
+        """In the order in which they follow each other.
+
+        Args:
+            space: to be trained; the stages of any space unless given.
+        """
         return (Stage("all"),)
 
     def check(self, space: SearchSpace) -> None:

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from nas.training.recipe import Recipe, Stage
+from search_spaces.space import SearchSpace
 
 LONGEST_WARMUP = 0.3  # of a stage of a training with a time limit
 
@@ -16,11 +17,12 @@ class Schedule:
 
     Args:
         recipe: whose stages and rates they are.
+        space: to be trained, where stages depend on it.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, space: SearchSpace | None = None) -> None:
         self.recipe = recipe
-        self.stages: tuple[Stage, ...] = recipe.stages()
+        self.stages: tuple[Stage, ...] = recipe.stages(space)
         total = sum(stage.share for stage in self.stages)
         self.starts = [0.0, *(end / total for end in accumulate(s.share for s in self.stages))]
 

@@ -75,7 +75,7 @@ class TwoStageDistillation(Recipe):
                 "Give a share between 0 and 1 for both, and a span of at least 1.",
             )
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self, space: SearchSpace | None = None) -> tuple[Stage, ...]:
         return (Stage("largest", self.first), Stage("subnets", 1 - self.first))
 
     def helpers(self, network: Supernet) -> dict[str, nn.Module]:
