@@ -468,13 +468,15 @@ class LightHubertSpace(SearchSpace):
         ffn = "".join(f"{int(r)}{'+' if r % 1 else ''}" for r in ratios)
         return f"e{arch['embed']} d{arch['depth']} h{heads} f{ffn}"
 
-    def sort(self, network: nn.Module) -> tuple[str, ...]:
+    def sort(self, network: nn.Module, trained: int = 0) -> tuple[str, ...]:
         """Put heads and hidden units of most weight where most subnets use them.
 
         Importance is the sum of absolute weights into and out of a head or unit, biases included.
         The embedding's features stay: the groups of the position convolution hold them in place.
         Published supernet weights are in the order that they learned: do not sort them.
         """
+        if trained:  # heads and units have no sets that are kept apart
+            return ()
         s = self.sizes
         embed = max(s.embed)
         places = torch.arange(hidden_units(embed, max(s.ratios)))

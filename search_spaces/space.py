@@ -145,11 +145,13 @@ class SearchSpace(ABC):
         dtype = torch.int64 if self.input_kind == "tokens" else torch.float32
         return self.fit_input(arch, torch.zeros(batch, *self.input_shape, dtype=dtype))
 
-    def sort(self, network: nn.Module) -> tuple[str, ...]:
+    def sort(self, network: nn.Module, trained: int = 0) -> tuple[str, ...]:
         """Put the most important units of the largest network first; its output stays the same.
 
         Args:
             network: the largest, plain or elastic; permuted in place.
+            trained: how many of the smaller widths are trained, from the larger on. Their units
+                stay among themselves; a space that cannot keep them so does not sort then.
 
         Returns:
             what was sorted, by name; nothing where an order is learned, not sorted.

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hw_profiles.errors import UsageError
@@ -24,12 +23,12 @@ from hw_profiles.op import Op
 from search_spaces.choices import Choice, ChoiceSet, Condition, Value
 from search_spaces.elastic import Supernet, Toolbox, resample_positions
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
+from search_spaces.transformer import EPS, GROUPS, Layer
 
 # --- sizes --------------------------------------------------------------------------------------
 
 GRANULARITY: dict[str, float] = {"S": 1 / 8, "M": 1 / 4, "L": 1 / 2, "XL": 1.0}
 MLP_RATIO = 4
-EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +70,6 @@ def hidden_units(embed: int, granularity: str) -> int:
 
 
 # --- the network --------------------------------------------------------------------------------
-
-
-class Mlp(nn.Module):
-    """Feed-forward layer; a smaller granularity is a prefix of the hidden units."""
-
-    def __init__(self, tools: Toolbox, embed: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = tools.linear(embed, hidden)
-        self.fc2 = tools.linear(hidden, embed)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, embed) -> the same."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
-class Layer(nn.Module):
-    """One pre-norm transformer layer."""
-
-    def __init__(
-        self, tools: Toolbox, embed: int, heads: int, head_width: int, hidden: int
-    ) -> None:
-        super().__init__()
-        self.norm1 = tools.layer_norm(embed, EPS)
-        self.attention = tools.attention(embed, heads, head_width)
-        self.norm2 = tools.layer_norm(embed, EPS)
-        self.mlp = Mlp(tools, embed, hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, embed) -> the same."""
-        x = x + self.attention(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
 
 
 class VisionTransformer(nn.Module):
@@ -167,7 +133,7 @@ class VitSpace(SearchSpace):
                 Choice(f"layers.{i}.ffn", tuple(GRANULARITY), exists),
             ]
             reads = ("embed", f"layers.{i}.heads", f"layers.{i}.ffn")
-            layers.append(Block(f"layers.{i}", "layer", reads, exists, _GROUPS))
+            layers.append(Block(f"layers.{i}", "layer", reads, exists, GROUPS))
         blocks = (
             Block("stem", "stem", ("embed",), None, {}),
             *layers,
@@ -206,13 +172,8 @@ class VitSpace(SearchSpace):
         }
         for i in range(depth):
             hidden = hidden_units(embed, str(arch[f"layers.{i}.ffn"]))
-            widths |= {
-                f"layers.{i}.norm1": (embed,),
-                f"layers.{i}.attention": (embed, int(arch[f"layers.{i}.heads"])),
-                f"layers.{i}.norm2": (embed,),
-                f"layers.{i}.mlp.fc1": (embed, hidden),
-                f"layers.{i}.mlp.fc2": (hidden, embed),
-            }
+            heads = int(arch[f"layers.{i}.heads"])
+            widths |= Layer.slices(f"layers.{i}", embed, heads, hidden)
         return widths
 
     def ops(self, kind: str, batch: int, *values: Value) -> list[LayerOp]:
@@ -236,28 +197,8 @@ class VitSpace(SearchSpace):
                     extra=s.n_classes,
                 ),
             ]
-        heads = int(values[1])
-        inner, hidden = heads * s.head_width, hidden_units(embed, str(values[2]))
-        attention = (batch, heads, tokens, tokens, s.head_width)
-
-        def linear(group: str, k: int, n: int) -> LayerOp:
-            return LayerOp(Op("linear", (rows, k, n)), group, x + rows * (k + n), extra=n)
-
-        return [  # the residual x is held all the way
-            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
-            linear("qkv", embed, 3 * inner),
-            LayerOp(
-                Op("attention", attention),
-                live=x + 4 * rows * inner + 2 * batch * heads * tokens**2,
-            ),
-            linear("proj", inner, embed),
-            LayerOp(Op("add", (rows, embed)), live=3 * x),
-            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
-            linear("fc1", embed, hidden),
-            LayerOp(Op("gelu", (rows, hidden)), live=x + 2 * rows * hidden),
-            linear("fc2", hidden, embed),
-            LayerOp(Op("add", (rows, embed)), live=3 * x),
-        ]
+        hidden = hidden_units(embed, str(values[2]))
+        return Layer.ops(batch, tokens, embed, int(values[1]), s.head_width, hidden)
 
     def describe(self, arch: Architecture) -> str:
         depth = int(arch["depth"])
@@ -271,14 +212,6 @@ class VitSpace(SearchSpace):
         if kind not in self.references:
             return super().from_reference(kind, state)
         return from_vit(kind, state, self.sizes.image // self.sizes.patch)
-
-
-_GROUPS: dict[str, tuple[str, ...]] = {
-    "qkv": ("attention.qkv",),
-    "proj": ("attention.proj",),
-    "fc1": ("mlp.fc1",),
-    "fc2": ("mlp.fc2",),
-}
 
 
 @register_space("vit", tuple(PRESETS), "vision transformer, MatFormer-nested feed-forward layers")

@@ -13,7 +13,6 @@ positions are added after the stem and again after each reduction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -25,10 +24,9 @@ from hw_profiles.op import Op
 from search_spaces.choices import Choice, ChoiceSet, Condition, Value
 from search_spaces.elastic import Attention, Supernet, Toolbox
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
+from search_spaces.transformer import EPS, GROUPS, Layer, Mlp
 
 # --- sizes --------------------------------------------------------------------------------------
-
-EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,39 +139,6 @@ class Stem(nn.Module):
         residual = F.relu(self.norm3(self.conv3(residual)))
         patches: Tensor = self.proj(x + residual).flatten(2).transpose(1, 2)
         return patches
-
-
-class Mlp(nn.Module):
-    """Feed-forward layer."""
-
-    def __init__(self, tools: Toolbox, embed: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = tools.linear(embed, hidden)
-        self.fc2 = tools.linear(hidden, embed)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, embed) -> the same."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
-class Layer(nn.Module):
-    """One pre-norm transformer layer: a block of a stage."""
-
-    def __init__(
-        self, tools: Toolbox, embed: int, heads: int, head_width: int, hidden: int
-    ) -> None:
-        super().__init__()
-        self.norm1 = tools.layer_norm(embed, EPS)
-        self.attention = tools.attention(embed, heads, head_width)
-        self.norm2 = tools.layer_norm(embed, EPS)
-        self.mlp = Mlp(tools, embed, hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, embed) -> the same."""
-        x = x + self.attention(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
 
 
 class Reduction(nn.Module):
@@ -316,7 +281,7 @@ class ViTResNASSpace(SearchSpace):
                     Choice(f"{name}.hidden", stage.hidden, exists),
                 ]
                 widths = (embed, f"{name}.heads", f"{name}.hidden")
-                blocks.append(Block(name, f"layer{s}", widths, exists, _GROUPS))
+                blocks.append(Block(name, f"layer{s}", widths, exists, GROUPS))
         blocks.append(Block("head", "head", (f"stages.{len(sizes.stages) - 1}.embed",), None, {}))
         super().__init__(
             "vit-resnas",
@@ -360,16 +325,12 @@ class ViTResNASSpace(SearchSpace):
             found[f"stages.{s}.blocks"] = kept
             for name in (f"stages.{s}.blocks.{b}" for b in kept):
                 hidden = int(arch[f"{name}.hidden"])
-                found |= {
-                    f"{name}.norm1": (embed,),
-                    f"{name}.attention": (embed, int(arch[f"{name}.heads"])),
-                    f"{name}.norm2": (embed,),
-                    f"{name}.mlp.fc1": (embed, hidden),
-                    f"{name}.mlp.fc2": (hidden, embed),
-                }
+                found |= Layer.slices(name, embed, int(arch[f"{name}.heads"]), hidden)
         return found
 
-    def sort(self, network: nn.Module) -> tuple[str, ...]:
+    def sort(self, network: nn.Module, trained: int = 0) -> tuple[str, ...]:
+        if trained:  # heads and units have no sets that are kept apart
+            return ()
         done = []
         with torch.no_grad():
             for name, layer in network.named_modules():
@@ -393,7 +354,9 @@ class ViTResNASSpace(SearchSpace):
         stage = int(kind.removeprefix("layer").removeprefix("reduction"))
         if kind.startswith("reduction"):
             return self._reduction_ops(batch, stage, *sizes)
-        return self._layer_ops(batch, stage, *sizes)
+        (embed, heads, hidden), tokens = sizes, self.sizes.side(stage) ** 2 + 1
+        head_width = self.sizes.stages[stage].head_width
+        return Layer.ops(batch, tokens, embed, heads, head_width, hidden)
 
     def _stem_ops(self, batch: int, embed: int) -> list[LayerOp]:
         s = self.sizes
@@ -440,32 +403,6 @@ class ViTResNASSpace(SearchSpace):
             LayerOp(Op("add", (fewer, wider)), live=3 * y),
         ]
 
-    def _layer_ops(
-        self, batch: int, stage: int, embed: int, heads: int, hidden: int
-    ) -> list[LayerOp]:
-        head_width, tokens = self.sizes.stages[stage].head_width, self.sizes.side(stage) ** 2 + 1
-        rows, inner = batch * tokens, heads * head_width
-        x = rows * embed
-
-        def linear(group: str, k: int, n: int) -> LayerOp:
-            return LayerOp(Op("linear", (rows, k, n)), group, x + rows * (k + n), extra=n)
-
-        return [  # the residual x is held all the way
-            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
-            linear("qkv", embed, 3 * inner),
-            LayerOp(
-                Op("attention", (batch, heads, tokens, tokens, head_width)),
-                live=x + 4 * rows * inner + 2 * batch * heads * tokens**2,
-            ),
-            linear("proj", inner, embed),
-            LayerOp(Op("add", (rows, embed)), live=3 * x),
-            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
-            linear("fc1", embed, hidden),
-            LayerOp(Op("gelu", (rows, hidden)), live=x + 2 * rows * hidden),
-            linear("fc2", hidden, embed),
-            LayerOp(Op("add", (rows, embed)), live=3 * x),
-        ]
-
     def describe(self, arch: Architecture) -> str:
         """Token widths, then each block as the rank of its heads (1: fewest) and hidden units (a).
 
@@ -483,14 +420,6 @@ class ViTResNASSpace(SearchSpace):
             texts.append("".join(named))
         widths = "/".join(str(arch[f"stages.{s}.embed"]) for s in range(len(stages)))
         return f"e{widths} {'/'.join(texts)}"
-
-
-_GROUPS: Mapping[str, tuple[str, ...]] = {
-    "qkv": ("attention.qkv",),
-    "proj": ("attention.proj",),
-    "fc1": ("mlp.fc1",),
-    "fc2": ("mlp.fc2",),
-}
 
 
 def _sort_hidden(mlp: Mlp) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ from nas.training.checkpoint import check_tensors
 from nas.training.permutation import orders_after
 from nas.training.recipe import Recipe
 from search_spaces.elastic import ElasticStack, Supernet
-from search_spaces.ofa.mobile import MobileSpace
-from search_spaces.ofa.resnet import ResNetSpace
 
 
 class Learner:
@@ -136,19 +134,13 @@ class Learner:
         """Put the most important units first, in weights, moments and average alike.
 
         Args:
-            trained: how many of the smaller widths are trained, from the larger on; their units
-                stay among themselves. A space that cannot keep them so is not sorted then.
+            trained: how many of the smaller widths are trained; see `SearchSpace.sort`.
 
         Returns:
             what was sorted; nothing where the space learns its order.
         """
-        space = self.network.space
-        sort: Callable[[nn.Module], tuple[str, ...]] = space.sort
-        if trained:
-            if not isinstance(space, MobileSpace | ResNetSpace):
-                return ()
-            sort = partial(space.sort, trained=trained)
         shadow = copy.deepcopy(self.network.network)
+        sort = partial(self.network.space.sort, trained=trained)
         orders, sorted_ = orders_after(shadow, sort)
         state = self.network.network.state_dict(keep_vars=True)
         for name, order in orders.items():

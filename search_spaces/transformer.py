@@ -1,0 +1,101 @@
+"""The pre-norm transformer layer that the vision transformers share: network, slices, ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hw_profiles.op import Op
+from search_spaces.elastic import Toolbox
+from search_spaces.space import LayerOp
+
+EPS = 1e-6
+
+#: Quantizable layer groups of a layer -> their modules; q, k and v are fused and share one.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "qkv": ("attention.qkv",),
+    "proj": ("attention.proj",),
+    "fc1": ("mlp.fc1",),
+    "fc2": ("mlp.fc2",),
+}
+
+
+class Mlp(nn.Module):
+    """Feed-forward layer; fewer hidden units are a prefix of them."""
+
+    def __init__(self, tools: Toolbox, embed: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = tools.linear(embed, hidden)
+        self.fc2 = tools.linear(hidden, embed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, embed) -> the same."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Layer(nn.Module):
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)) (ViT, arXiv:2010.11929).
+
+    Args:
+        tools: plain or elastic.
+        embed: width of a token.
+        heads: of the attention.
+        head_width: of one head.
+        hidden: units of the feed-forward layer.
+    """
+
+    def __init__(
+        self, tools: Toolbox, embed: int, heads: int, head_width: int, hidden: int
+    ) -> None:
+        super().__init__()
+        self.norm1 = tools.layer_norm(embed, EPS)
+        self.attention = tools.attention(embed, heads, head_width)
+        self.norm2 = tools.layer_norm(embed, EPS)
+        self.mlp = Mlp(tools, embed, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, embed) -> the same."""
+        x = x + self.attention(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+    @staticmethod
+    def slices(name: str, embed: int, heads: int, hidden: int) -> dict[str, tuple[Any, ...]]:
+        """What the layer of this name activates."""
+        return {
+            f"{name}.norm1": (embed,),
+            f"{name}.attention": (embed, heads),
+            f"{name}.norm2": (embed,),
+            f"{name}.mlp.fc1": (embed, hidden),
+            f"{name}.mlp.fc2": (hidden, embed),
+        }
+
+    @staticmethod
+    def ops(
+        batch: int, tokens: int, embed: int, heads: int, head_width: int, hidden: int
+    ) -> list[LayerOp]:
+        """The layer's ops on that many tokens of each example."""
+        rows, inner = batch * tokens, heads * head_width
+        x = rows * embed
+
+        def linear(group: str, k: int, n: int) -> LayerOp:
+            return LayerOp(Op("linear", (rows, k, n)), group, x + rows * (k + n), extra=n)
+
+        return [  # the residual x is held all the way
+            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
+            linear("qkv", embed, 3 * inner),
+            LayerOp(
+                Op("attention", (batch, heads, tokens, tokens, head_width)),
+                live=x + 4 * rows * inner + 2 * batch * heads * tokens**2,
+            ),
+            linear("proj", inner, embed),
+            LayerOp(Op("add", (rows, embed)), live=3 * x),
+            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
+            linear("fc1", embed, hidden),
+            LayerOp(Op("gelu", (rows, hidden)), live=x + 2 * rows * hidden),
+            linear("fc2", hidden, embed),
+            LayerOp(Op("add", (rows, embed)), live=3 * x),
+        ]
