@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nas.data.dataset import Dataset, Part, fingerprint
 from nas.data.images import decode, image_preprocessing
-from nas.data.reading import check_size, in_workers
+from nas.data.reading import check_size, read_files
 from nas.errors import UsageError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
@@ -110,16 +110,6 @@ def _read(
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """The images and the hash of each file, decoded in workers."""
     pixels = np.empty((len(files), *input_shape), np.uint8)
-    hashes = [""] * len(files)
-
-    def read(at: int) -> None:
-        path = files[at][0]
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read ({error}).", "Remove it.") from None
-        hashes[at] = hashlib.sha256(content).hexdigest()
-        pixels[at] = decode(path, content, input_shape)
-
-    in_workers(read, range(len(files)))
+    paths = [path for path, _ in files]
+    hashes = read_files(paths, pixels, lambda path, raw: decode(path, raw, input_shape))
     return pixels, hashes

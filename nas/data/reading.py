@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,6 +43,29 @@ def in_workers(read: Callable[[Item], None], items: Sequence[Item]) -> None:
         except BaseException:
             workers.shutdown(cancel_futures=True)
             raise
+
+
+def read_files(
+    paths: Sequence[Path], into: NDArray[Any], decode: Callable[[Path, bytes], NDArray[Any]]
+) -> list[str]:
+    """Decode files in workers, each into its row; the SHA-256 of each file.
+
+    Raises:
+        UsageError: if one cannot be read, or as `decode` says.
+    """
+    hashes = [""] * len(paths)
+
+    def read(at: int) -> None:
+        path = paths[at]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read ({error}).", "Remove it.") from None
+        hashes[at] = hashlib.sha256(content).hexdigest()
+        into[at] = decode(path, content)
+
+    in_workers(read, range(len(paths)))
+    return hashes
 
 
 def content_hash(*arrays: NDArray[Any] | torch.Tensor) -> str:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from nas.data.dataset import Dataset, Part, fingerprint
-from nas.data.reading import check_size, in_workers
+from nas.data.reading import check_size, read_files
 from nas.errors import UsageError
 
 RATE_HZ = 16_000
@@ -177,18 +177,7 @@ def _files(root: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]
 def _read(files: list[tuple[Path, int]]) -> tuple[NDArray[np.int16], list[str]]:
     """The waveforms (n, samples) and the hash of each file, read in workers."""
     waves = np.empty((len(files), SECOND), np.int16)
-    hashes = [""] * len(files)
-
-    def read(at: int) -> None:
-        path = files[at][0]
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read ({error}).", "Remove it.") from None
-        hashes[at] = hashlib.sha256(content).hexdigest()
-        waves[at] = read_wav(path, content)
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy's, of chunks that are not sound
-        in_workers(read, range(len(files)))
+        hashes = read_files([path for path, _ in files], waves, read_wav)
     return waves, hashes
