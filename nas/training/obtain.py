@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from nas.data.dataset import Dataset
@@ -30,7 +29,6 @@ def train_supernet(
     recipe: Recipe,
     seed: int,
     *,
-    epochs: int | None = None,
     time_limit_s: float | None = None,
     initial: Initial | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
@@ -45,7 +43,6 @@ def train_supernet(
         data: to train on.
         recipe: what is done.
         seed: of the training.
-        epochs: instead of the recipe's.
         time_limit_s: of this call; None trains all epochs.
         initial: foreign weights to start from.
         progress: called after each step.
@@ -56,7 +53,6 @@ def train_supernet(
         TrainingError: if the loss is not finite.
         UsageError: if the data or recipe do not fit the space.
     """
-    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     folder = folder or user_store()
     start = initial.digest if initial else None
     name = supernet_fingerprint(space, data, recipe, seed, start)
@@ -75,12 +71,14 @@ def train_supernet(
             log=folder / "logs" / name,
         )
         if world.first:
-            save_supernet(trained, data, recipe, seed, folder, initial)
+            kept = save_supernet(trained, data, recipe, seed, folder, initial)
             unfinished.unlink(missing_ok=True)
         world.wait()
-    kept = find_supernet(space, data, recipe, seed, initial=start, folders=(folder,))
-    assert kept is not None
-    return kept
+        if world.first:
+            return kept
+    read = find_supernet(space, data, recipe, seed, initial=start, folders=(folder,))
+    assert read is not None
+    return read
 
 
 def obtain_supernet(
