@@ -163,19 +163,18 @@ def _policy_line(study: Study) -> str:
 
 
 def _noise_line(study: Study) -> str:
-    """The standard error of a quality; a range where examples are drawn from fewer originals."""
+    """The standard error of a quality; two where examples are drawn from fewer originals."""
     request, metric = study.record.request, study.metric
     examples, originals = int(request["n_validation"]), int(request["n_originals"])
     most = max((row.quality_noise or 0.0 for row in study.front), default=0.0)
-    noise = metric.format_difference(most)
-    of = ""
+    on, noise = f"{examples:,} validation examples", metric.format_difference(most)
     if examples != originals:
-        of = f" ({originals:,} originals)"
-        least = most * (originals / examples) ** 0.5
-        noise = f"{metric.format_difference(least).split()[0]} to {noise}"
+        on += f" of {originals:,} originals"
+        least = metric.format_difference(most * (originals / examples) ** 0.5)
+        noise = f"{least} if draws of one original err apart, {noise} if alike"
     return (
-        f"val: {metric.title} on {examples:,} validation examples{of}, standard error up to "
-        f"{noise}; test: examples that no search saw"
+        f"val: {metric.title} on {on}, standard error at most {noise}; "
+        "test: examples that no search saw"
     )
 
 

@@ -93,23 +93,38 @@ def _folded(space: SearchSpace) -> list[dict[str, Any]]:
         values = ", ".join(map(str, choice.values))
         rows.setdefault((re.sub(r"\d+", "*", choice.name), values), []).append(choice)
     shown = []
-    for (pattern, values), alike in rows.items():
+    for (_, values), alike in rows.items():
         conditions = {choice.active for choice in alike}
-        parents = {re.sub(r"\d+", "*", c.choice) for c in conditions if c is not None}
+        parents = {c.choice for c in conditions if c is not None}
         active = "always"
         if len(conditions) == 1 and (only := alike[0].active) is not None:
             active = f"if {only.choice} in {', '.join(map(str, sorted(only.values, key=str)))}"
         elif parents:
-            active = f"depends on {', '.join(sorted(parents))}"
+            active = f"depends on {_pattern(parents)}"
         shown.append(
             {
-                "choice": alike[0].name if len(alike) == 1 else pattern,
+                "choice": _pattern({choice.name for choice in alike}),
                 "times": len(alike),
                 "values": values,
                 "active": active,
             }
         )
     return shown
+
+
+def _pattern(names: set[str]) -> str:
+    """Names that differ by indices alone in one: a star where they differ.
+
+    >>> _pattern({"stages.0.2.kernel", "stages.1.2.kernel"})
+    'stages.*.2.kernel'
+    """
+    alike: dict[str, list[list[str]]] = {}
+    for name in sorted(names):
+        alike.setdefault(re.sub(r"\d+", "*", name), []).append(name.split("."))
+    return ", ".join(
+        ".".join(part[0] if len(set(part)) == 1 else "*" for part in zip(*group, strict=True))
+        for group in alike.values()
+    )
 
 
 def _costs(setting: Setting, arch: dict[str, Value], scheme: str) -> dict[str, float]:
