@@ -98,13 +98,13 @@ class MobileSizes:
 
 
 class MBConv(nn.Module):
-    """Expand, convolve each channel, squeeze and excite, project; an expansion of 1 does not."""
+    """Expand, convolve each channel, squeeze and excite, project; `hidden` None does not expand."""
 
     def __init__(
         self,
         tools: Toolbox,
         in_channels: int,
-        hidden: int,
+        hidden: int | None,
         out_channels: int,
         kernel: int,
         kernels: tuple[int, ...],
@@ -117,9 +117,10 @@ class MBConv(nn.Module):
         self.residual = stride == 1 and in_channels == out_channels
         self.expand = (
             ConvNorm(tools, in_channels, hidden, activation=activation, eps=eps)
-            if hidden != in_channels
+            if hidden is not None
             else None
         )
+        hidden = hidden or in_channels
         self.depthwise = ConvNorm(tools, hidden, hidden, kernel, stride, activation, eps, kernels)
         self.se = SqueezeExcite(tools, hidden) if se else None
         self.project = ConvNorm(tools, hidden, out_channels, eps=eps)
@@ -180,7 +181,7 @@ class MobileNetwork(nn.Module):
         s = sizes
         self.stem = ConvNorm(tools, s.in_channels, s.stem, 3, 2, s.stem_activation, s.eps)
         self.first = MBConv(
-            tools, s.stem, s.stem, s.first, 3, (3,), 1, s.first_activation, False, s.eps
+            tools, s.stem, None, s.first, 3, (3,), 1, s.first_activation, False, s.eps
         )
         stages = []
         for i, stage in enumerate(s.stages):
@@ -296,9 +297,7 @@ class MobileSpace(OfaSpace):
             return ConvNorm.ops(batch, s.in_channels, resolution, s.stem, 3, 2, s.stem_activation)
         side = s.side(resolution, 0, 0)
         if kind == "first":
-            return _mbconv_ops(
-                batch, s.stem, side, s.stem, s.first, 3, 1, s.first_activation, False
-            )
+            return _mbconv_ops(batch, s.stem, side, None, s.first, 3, 1, s.first_activation, False)
         if kind == "head":
             return self._head_ops(batch, s.side(resolution, len(s.stages), 0))
         i, j, elastic = self._kinds[kind]
@@ -390,7 +389,7 @@ def _mbconv_ops(
     batch: int,
     in_channels: int,
     side: int,
-    hidden: int,
+    hidden: int | None,
     out_channels: int,
     kernel: int,
     stride: int,
@@ -402,7 +401,9 @@ def _mbconv_ops(
     residual = stride == 1 and in_channels == out_channels
     held = x if residual else 0
     found: list[LayerOp] = []
-    if hidden != in_channels:
+    if hidden is None:
+        hidden = in_channels
+    else:
         conv, act = ConvNorm.ops(batch, in_channels, side, hidden, activation=activation)
         found += [conv, LayerOp(act.op, live=act.live + held)]
     found += ConvNorm.ops(

@@ -65,21 +65,21 @@ def proxyless(width: float) -> MobileSizes:
     )
 
 
-#: The 8x8 images are enlarged to 16 at most; kernels are no larger than a stage's images need.
+#: The 8x8 images are halved to doubled; kernels are no larger than a stage's images need.
 DIGITS = MobileSizes(
     stem=16,
     stem_activation="hardswish",
     first=16,
     first_activation="relu",
     stages=(
-        Stage(16, 1, "relu", False, (1, 2, 3), (3, 5, 7), (2, 3, 4)),
-        Stage(24, 2, "hardswish", True, (1, 2, 3), (3, 5), (2, 3, 4)),
-        Stage(40, 2, "hardswish", True, (1, 2, 3), (3,), (2, 3, 4)),
+        Stage(16, 1, "relu", False, (1, 2, 3), (3, 5, 7), (1, 2, 4)),
+        Stage(24, 2, "hardswish", True, (1, 2, 3), (3, 5), (1, 2, 4)),
+        Stage(40, 2, "hardswish", True, (1, 2, 3), (3,), (1, 2, 4)),
     ),
     last=160,
     mix=160,
     head_activation="hardswish",
-    resolutions=(8, 12, 16),
+    resolutions=(4, 8, 16),
     eps=1e-5,
     dropout=0.0,
     image=8,

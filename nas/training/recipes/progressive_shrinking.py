@@ -84,8 +84,8 @@ class ProgressiveShrinking(Recipe):
         soft_labels: weight of the teacher's labels beside the true ones.
     """
 
-    epochs: int = 24
-    examples_per_epoch: int | None = 4096
+    epochs: int = 32
+    examples_per_epoch: int | None = 8192
     batch_size: int = 32
     optimizer: str = "sgd"
     learning_rate: float = 0.15
