@@ -2,8 +2,8 @@
 
 Every speaker is a man, woman or child whose vocal tract is a little longer or shorter than the
 average, and says each vowel once, as in `h_d`: a glottal pulse train through a cascade of three
-resonators that glide into and out of the vowel (Fant, 1960; Klatt, 1980), with breath and
-background noise. No speaker is in two parts.
+resonators that glide into and out of the vowel (Fant, 1960; Klatt, 1980), with breath,
+background noise and another voice that is less loud. No speaker is in two parts.
 """
 
 from __future__ import annotations
@@ -64,15 +64,17 @@ class Voices:
         loudness_db: of the level.
         noisiest_db: the lowest ratio of the voice to the background noise.
         clearest_db: the highest, uniform between.
+        nearest_db: the lowest ratio of the voice to another one that is heard too.
+        farthest_db: the highest, uniform between.
         train_speakers: in the train part.
         validation_speakers: in the validation part.
         test_speakers: in the test part.
     """
 
-    version: int = 1
+    version: int = 2
     seed: int = 0
-    tract: float = 0.05
-    accent: float = 0.025
+    tract: float = 0.06
+    accent: float = 0.02
     pitch: float = 0.12
     bandwidth: float = 0.25
     glide: float = 0.08
@@ -80,9 +82,11 @@ class Voices:
     contour: float = 0.12
     shortest_s: float = 0.08
     loudness_db: float = 4.0
-    noisiest_db: float = 5.0
+    noisiest_db: float = 10.0
     clearest_db: float = 30.0
-    train_speakers: int = 2_400
+    nearest_db: float = 5.0
+    farthest_db: float = 25.0
+    train_speakers: int = 8_000
     validation_speakers: int = 500
     test_speakers: int = 500
 
@@ -124,6 +128,8 @@ def synthesize(targets: Array, voices: Voices, rng: np.random.Generator) -> NDAr
 
     background = _coloured(rng.standard_normal((SAMPLES, n)), rng.uniform(0, 0.95, n))
     background *= 10 ** (-rng.uniform(v.noisiest_db, v.clearest_db, n) / 20)
+    others = voice[:, rng.permutation(n)]  # of the same part
+    background += others * 10 ** (-rng.uniform(v.nearest_db, v.farthest_db, n) / 20)
     loudness = LEVEL * 10 ** (rng.normal(0, v.loudness_db, n) / 20)
     return np.round((voice + background) * loudness).clip(-32_768, 32_767).astype(np.int16).T
 
@@ -201,5 +207,5 @@ def make_vowels(voices: Voices) -> Dataset:
 
 @register_dataset("vowels", kind="waveform")
 def vowels() -> Dataset:
-    """Ten English vowels, synthesized for 3,400 speakers from published formant measurements."""
+    """Ten English vowels, synthesized for 9,000 speakers from published formant measurements."""
     return make_vowels(Voices())

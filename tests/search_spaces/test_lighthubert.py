@@ -68,7 +68,9 @@ def waveforms(n: int, samples: int = 1600) -> Tensor:
 @given(seed=st.integers(0, 2**32 - 1), training=st.booleans())
 def test_activated_extracted_and_copied_networks_agree(seed: int, training: bool) -> None:
     arch, inputs = sample(SPACE, seed), waveforms(2)
-    mask = torch.rand(2, 18, generator=torch.Generator().manual_seed(seed)) < 0.4
+    mask = (
+        torch.rand(2, SPACE.sizes.lengths[-1], generator=torch.Generator().manual_seed(seed)) < 0.4
+    )
     NET.train(training)
     before = NET.active
     plain = NET.extract(arch)
@@ -81,7 +83,7 @@ def test_activated_extracted_and_copied_networks_agree(seed: int, training: bool
         torch.testing.assert_close(copied(inputs), activated, atol=1e-5, rtol=1e-5)
         states = NET.network.states(inputs, mask)
         torch.testing.assert_close(plain.states(inputs, mask), states, atol=1e-5, rtol=1e-5)
-    assert states.shape == (2, 18, arch["embed"])
+    assert states.shape == (2, SPACE.sizes.lengths[-1], arch["embed"])
     assert plain.training == training
     assert not any(isinstance(module, Elastic) for module in plain.modules())
     for parameter in plain.parameters():
@@ -168,12 +170,12 @@ def test_published_spaces_have_the_published_counts(
         assert round(deployed / 1e6) == millions
 
 
-def test_vowels_reaches_from_tens_to_hundreds_of_thousands() -> None:
+def test_vowels_reaches_from_thousands_to_hundreds_of_thousands() -> None:
     def total(arch: Architecture) -> int:
         return sum(op.params for _, op in SPACE.workload(arch))
 
-    assert SPACE.choices.cardinality() == 3 * (12**2 + 12**3 + 12**4)
-    assert 15_000 < total(SPACE.smallest()) < 40_000
+    assert SPACE.choices.cardinality() == 4 * (12 + 12**2 + 12**3 + 12**4)
+    assert 1_000 < total(SPACE.smallest()) < 15_000
     assert 150_000 < total(SPACE.largest()) < 300_000
 
 
@@ -404,5 +406,6 @@ def test_sorting_keeps_the_output_and_puts_the_heaviest_first(elastic: bool) -> 
     weight += layer.attention.proj.weight.abs().unflatten(1, (4, 16)).sum((0, 2))
     assert weight.diff().max() < 0
     units = layer.fc1.weight.abs().sum(1) + layer.fc1.bias.abs() + layer.fc2.weight.abs().sum(0)
-    # the 24 units that every subnet has are the 24 heaviest
-    assert units[:24].min() > units[24:].max()
+    least = int(min(PRESETS["vowels"].ratios) * min(PRESETS["vowels"].embed))
+    # the units that every subnet has are the heaviest
+    assert units[:least].min() > units[least:].max()

@@ -21,7 +21,15 @@ from nas.data.vowels import RATE_HZ, SAMPLES, TABLE, Voices, make_vowels, speake
 SMALL = Voices(train_speakers=60, validation_speakers=20, test_speakers=20)
 # Steady voices without noise, of which a pitch can be measured.
 STEADY = Voices(
-    breath=0, contour=0, glide=0, loudness_db=0, shortest_s=0.2, noisiest_db=60, clearest_db=61
+    breath=0,
+    contour=0,
+    glide=0,
+    loudness_db=0,
+    shortest_s=0.2,
+    noisiest_db=60,
+    clearest_db=61,
+    nearest_db=60,
+    farthest_db=61,
 )
 FINER = 8  # lags between two samples at which an autocorrelation is looked at
 
