@@ -14,8 +14,10 @@ full-size network on the whole batch, so that it costs a step of the largest alo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -40,25 +42,32 @@ PLAN = {
 }
 
 
+class Enough(Exception):
+    """All steps are timed; what follows in the loop is evaluation."""
+
+
 class Stopwatch:
-    """Seconds of each step but an epoch's first, before which the loop evaluates."""
+    """Seconds of each step but the first."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.last = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """A step or an evaluation has ended."""
+        """A step has ended."""
         now = time.perf_counter()
-        if progress.step > 1 and self.last:
+        if self.last:
             self.seconds[progress.stage].append(now - self.last)
-        self.last = now if progress.step < progress.steps else 0.0
+        self.last = now
+        if progress.step == progress.steps:
+            raise Enough
 
 
 def timed(train: Callable[[Stopwatch], object]) -> dict[str, float]:
     """Median milliseconds of a step, for each stage."""
     watch = Stopwatch()
-    train(watch)
+    with contextlib.suppress(Enough):
+        train(watch)
     return {stage: 1e3 * statistics.median(took) for stage, took in watch.seconds.items()}
 
 
@@ -86,7 +95,7 @@ def compare(space: SearchSpace, data: Dataset, recipe: Recipe, steps: int) -> di
 def main() -> None:
     """Time all recipes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=192, help="of each training")
+    parser.add_argument("--steps", type=int, default=128, help="of each training")
     parser.add_argument("--space", choices=sorted(PLAN), help="only this one")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -101,6 +110,7 @@ def main() -> None:
             recipe_name, _, variant = spelled.partition(":")
             recipe = get_recipe(recipe_name, **({"variant": variant} if variant else {}))
             found[f"{name} {spelled}"] = compare(space, data, recipe, asked.steps)
+            print(spelled, name, found[f"{name} {spelled}"], file=sys.stderr, flush=True)
     print(json.dumps(found, indent=1))
 
 
