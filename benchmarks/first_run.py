@@ -6,8 +6,8 @@
 
 What follows `--` is added to the command. Prints one JSON object: seconds, peak_rss_mib (the
 largest process), front (networks), exported (those of them whose files are there, were loaded
-back, and agreed with the supernet in ONNX Runtime), latency_ratio and quality_span of the front,
-and what was measured, where the target is this machine.
+back, and agreed with the supernet in ONNX Runtime), latency_ratio of the front, quality (metric,
+least and most), and what was measured, where the target is this machine.
 """
 
 from __future__ import annotations

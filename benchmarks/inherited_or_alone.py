@@ -18,8 +18,7 @@ import sys
 import numpy as np
 from scipy.stats import kendalltau
 
-import search_spaces
-from nas.data import load_dataset
+from nas.equipment import space_and_data
 from nas.evaluation import calibration_batches
 from nas.training.evaluate import quality
 from nas.training.loop import fit_alone
@@ -34,11 +33,7 @@ def main() -> None:
     parser.add_argument("--subnets", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    space = search_spaces.get(asked.space)
-    data = load_dataset(space.default_data, space.input_shape, space.input_kind)
-    space = search_spaces.get(
-        space.name, space.preset, n_classes=data.n_classes, in_channels=data.in_channels
-    )
+    space, data = space_and_data(asked.space)
     network = obtain_supernet(space, data).network
     calibration = calibration_batches(data) if network.calibrates else []
     recipe = get_recipe(space.default_recipe)

@@ -25,9 +25,8 @@ from dataclasses import replace
 
 import torch
 
-import search_spaces
-from nas.data import load_dataset
 from nas.data.dataset import Dataset
+from nas.equipment import space_and_data
 from nas.training.loop import Progress, fit, fit_alone
 from nas.training.recipe import Recipe, get_recipe
 from search_spaces.space import SearchSpace
@@ -101,11 +100,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found: dict[str, dict[str, object]] = {}
     for name in [asked.space] if asked.space else PLAN:
-        space = search_spaces.get(name)
-        data = load_dataset(space.default_data, space.input_shape, space.input_kind)
-        space = search_spaces.get(
-            name, space.preset, n_classes=data.n_classes, in_channels=data.in_channels
-        )
+        space, data = space_and_data(name)
         for spelled in PLAN[name]:
             recipe_name, _, variant = spelled.partition(":")
             recipe = get_recipe(recipe_name, **({"variant": variant} if variant else {}))

@@ -38,23 +38,28 @@ class Equipment:
     evaluator: Evaluator
 
 
-def space_and_data(request: SearchRequest) -> tuple[SearchSpace, Dataset]:
+def space_and_data(
+    name: str, preset: str | None = None, data_name: str | None = None
+) -> tuple[SearchSpace, Dataset]:
     """The space, fitted to the data, and the data, fitted to the space's input.
+
+    Args:
+        name: of the space.
+        preset: of it; its default unless given.
+        data_name: registered name or path; the preset's own data unless given.
 
     Raises:
         NotFoundError: if there is no such space, preset or data.
         UsageError: if the data do not fit, or none were named where none is the default.
     """
-    space = search_spaces.get(request.space, request.preset)
-    if not (request.data or space.default_data):
+    space = search_spaces.get(name, preset)
+    if not (data_name or space.default_data):
         raise UsageError(
             f"the preset {space.preset} of {space.name} has no data of its own.",
             "Name data with --data: see `nas datasets`, or give a path.",
         )
-    data = load_dataset(request.data or space.default_data, space.input_shape, space.input_kind)
-    fitted = search_spaces.get(
-        request.space, request.preset, n_classes=data.n_classes, in_channels=data.in_channels
-    )
+    data = load_dataset(data_name or space.default_data, space.input_shape, space.input_kind)
+    fitted = search_spaces.get(name, preset, n_classes=data.n_classes, in_channels=data.in_channels)
     return fitted, data
 
 

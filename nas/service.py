@@ -58,7 +58,7 @@ def search(
     """
     options = options or RunOptions()
     require_sampler(request.sampler)
-    space, data = space_and_data(request)
+    space, data = space_and_data(request.space, request.preset, request.data)
     request = replace(request, preset=space.preset, data=data.name).judged_by(data.metric)
     name = options.study or request.study_name()
     if name.startswith(".") or set(name) & set("/\\"):
@@ -198,7 +198,7 @@ def _equipment(study: Study, options: RunOptions, listener: Listener) -> Equipme
     """What a finished study was evaluated with."""
     r = study.record
     request = SearchRequest.from_json(r.request["asked"])
-    space, data = space_and_data(request)
+    space, data = space_and_data(request.space, request.preset, request.data)
     with _studies(options.storage, create=False) as studies:
         profile = _own_profile(studies, r)
     supernet = obtain(request, options, space, data, r.supernet_digest, listener)
@@ -291,7 +291,7 @@ def train(
         UsageError, NotFoundError: if space and data do not exist or fit.
         CheckpointError: if it cannot be kept.
     """
-    space, data = space_and_data(request)
+    space, data = space_and_data(request.space, request.preset, request.data)
     kept = obtain(request, options or RunOptions(), space, data, None, listener)
     config, metric = kept.config, data.metric
     return [

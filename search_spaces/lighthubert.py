@@ -43,6 +43,7 @@ from search_spaces.elastic import (
     within,
 )
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
+from search_spaces.transformer import attention_ops, mlp_ops, norm_op
 
 # --- sizes --------------------------------------------------------------------------------------
 
@@ -402,25 +403,12 @@ class LightHubertSpace(SearchSpace):
                 LayerOp(Op("linear", (batch, embed, n)), live=batch * (embed + n), extra=n),
             ]
         heads, head_width = int(values[1]), self.sizes.head_width
-        inner, hidden = heads * head_width, hidden_units(embed, values[2])
-
-        def linear(group: str, k: int, n: int) -> LayerOp:
-            return LayerOp(Op("linear", (rows, k, n)), group, x + rows * (k + n), extra=n)
-
-        return [  # the residual x is held all the way
-            linear("qkv", embed, 3 * inner),
-            LayerOp(
-                Op("attention", (batch, heads, frames, frames, head_width)),
-                live=x + 4 * rows * inner + 2 * batch * heads * frames**2,
-            ),
-            linear("out", inner, embed),
-            LayerOp(Op("add", (rows, embed)), live=3 * x),
-            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
-            linear("fc1", embed, hidden),
-            LayerOp(Op("gelu", (rows, hidden)), live=x + 2 * rows * hidden),
-            linear("fc2", hidden, embed),
-            LayerOp(Op("add", (rows, embed)), live=3 * x),
-            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
+        norm = norm_op(rows, embed)
+        return [
+            *attention_ops(batch, frames, embed, heads, head_width, out="out"),
+            norm,
+            *mlp_ops(rows, embed, hidden_units(embed, values[2])),
+            norm,
         ]
 
     def _features(self, batch: int, embed: int) -> list[LayerOp]:

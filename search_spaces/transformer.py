@@ -1,4 +1,4 @@
-"""The pre-norm transformer layer that the vision transformers share: network, slices, ops."""
+"""What transformers share: the pre-norm layer, and the ops of attention and feed-forward."""
 
 from __future__ import annotations
 
@@ -78,24 +78,50 @@ class Layer(nn.Module):
         batch: int, tokens: int, embed: int, heads: int, head_width: int, hidden: int
     ) -> list[LayerOp]:
         """The layer's ops on that many tokens of each example."""
-        rows, inner = batch * tokens, heads * head_width
-        x = rows * embed
-
-        def linear(group: str, k: int, n: int) -> LayerOp:
-            return LayerOp(Op("linear", (rows, k, n)), group, x + rows * (k + n), extra=n)
-
-        return [  # the residual x is held all the way
-            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
-            linear("qkv", embed, 3 * inner),
-            LayerOp(
-                Op("attention", (batch, heads, tokens, tokens, head_width)),
-                live=x + 4 * rows * inner + 2 * batch * heads * tokens**2,
-            ),
-            linear("proj", inner, embed),
-            LayerOp(Op("add", (rows, embed)), live=3 * x),
-            LayerOp(Op("layer_norm", (rows, embed)), live=2 * x),
-            linear("fc1", embed, hidden),
-            LayerOp(Op("gelu", (rows, hidden)), live=x + 2 * rows * hidden),
-            linear("fc2", hidden, embed),
-            LayerOp(Op("add", (rows, embed)), live=3 * x),
+        norm = norm_op(batch * tokens, embed)
+        return [
+            norm,
+            *attention_ops(batch, tokens, embed, heads, head_width),
+            norm,
+            *mlp_ops(batch * tokens, embed, hidden),
         ]
+
+
+def norm_op(rows: int, embed: int) -> LayerOp:
+    """A layer norm of that many tokens."""
+    return LayerOp(Op("layer_norm", (rows, embed)), live=2 * rows * embed)
+
+
+def attention_ops(
+    batch: int, tokens: int, embed: int, heads: int, head_width: int, out: str = "proj"
+) -> list[LayerOp]:
+    """x + attention(x); the residual x is held all the way.
+
+    Args:
+        out: quantizable group of the map after the heads.
+    """
+    rows, inner = batch * tokens, heads * head_width
+    return [
+        _linear("qkv", rows, embed, 3 * inner, held=rows * embed),
+        LayerOp(
+            Op("attention", (batch, heads, tokens, tokens, head_width)),
+            live=rows * embed + 4 * rows * inner + 2 * batch * heads * tokens**2,
+        ),
+        _linear(out, rows, inner, embed, held=rows * embed),
+        LayerOp(Op("add", (rows, embed)), live=3 * rows * embed),
+    ]
+
+
+def mlp_ops(rows: int, embed: int, hidden: int) -> list[LayerOp]:
+    """x + mlp(x); the residual x is held all the way."""
+    x = rows * embed
+    return [
+        _linear("fc1", rows, embed, hidden, held=x),
+        LayerOp(Op("gelu", (rows, hidden)), live=x + 2 * rows * hidden),
+        _linear("fc2", rows, hidden, embed, held=x),
+        LayerOp(Op("add", (rows, embed)), live=3 * x),
+    ]
+
+
+def _linear(group: str, rows: int, k: int, n: int, held: int) -> LayerOp:
+    return LayerOp(Op("linear", (rows, k, n)), group, held + rows * (k + n), extra=n)

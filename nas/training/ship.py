@@ -12,8 +12,7 @@ import json
 import shutil
 import sys
 
-import search_spaces
-from nas.data import load_dataset
+from nas.equipment import space_and_data
 from nas.training.loop import Progress
 from nas.training.obtain import train_supernet
 from nas.training.recipe import get_recipe
@@ -26,11 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--space", default="vit")
     parser.add_argument("--preset", help="default the space's first")
     asked = parser.parse_args(arguments)
-    space = search_spaces.get(asked.space, asked.preset)
-    data = load_dataset(space.default_data, space.input_shape, space.input_kind)
-    space = search_spaces.get(
-        asked.space, asked.preset, n_classes=data.n_classes, in_channels=data.in_channels
-    )
+    space, data = space_and_data(asked.space, asked.preset)
 
     def show(progress: Progress) -> None:
         if progress.step % 64 == 0:

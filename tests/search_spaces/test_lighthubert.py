@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from agreement import assert_plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
 from hw_profiles.errors import UsageError
-from search_spaces.elastic import Elastic, Supernet
+from search_spaces.elastic import Supernet
 from search_spaces.lighthubert import (
     PRESETS,
     ElasticHidden,
@@ -84,11 +85,7 @@ def test_activated_extracted_and_copied_networks_agree(seed: int, training: bool
         states = NET.network.states(inputs, mask)
         torch.testing.assert_close(plain.states(inputs, mask), states, atol=1e-5, rtol=1e-5)
     assert states.shape == (2, SPACE.sizes.lengths[-1], arch["embed"])
-    assert plain.training == training
-    assert not any(isinstance(module, Elastic) for module in plain.modules())
-    for parameter in plain.parameters():
-        assert parameter.is_contiguous()
-        assert parameter.untyped_storage().nbytes() == parameter.numel() * 4  # owns, no view
+    assert_plain(plain, training)
 
 
 def test_position_norm_is_of_the_full_weight_and_groups_stay() -> None:

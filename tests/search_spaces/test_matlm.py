@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from agreement import assert_plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, load_file, save
@@ -21,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import search_spaces
 from hw_profiles.errors import UsageError
 from search_spaces.choices import Value
-from search_spaces.elastic import Elastic, Supernet
+from search_spaces.elastic import Supernet
 from search_spaces.matlm import GRANULARITY, PRESETS, MatlmSpace, Sizes, Stretch
 
 SPACE = MatlmSpace("pydoc", PRESETS["pydoc"])
@@ -84,11 +85,7 @@ def test_activated_extracted_and_copied_networks_agree(
         activated = NET.activate(arch)(tokens)
         torch.testing.assert_close(plain(tokens), activated, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(copied(tokens), activated, atol=1e-5, rtol=1e-5)
-    assert plain.training == training
-    assert not any(isinstance(module, Elastic) for module in plain.modules())
-    for parameter in plain.parameters():
-        assert parameter.is_contiguous()
-        assert parameter.untyped_storage().nbytes() == parameter.numel() * 4  # owns, no view
+    assert_plain(plain, training)
 
 
 @settings(max_examples=25, deadline=None)

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from agreement import assert_plain
 from torch import Tensor, nn
 
 import search_spaces
 from search_spaces.choices import Value
-from search_spaces.elastic import Elastic, Supernet
+from search_spaces.elastic import Supernet
 from search_spaces.ofa.layers import hidden_channels, round_channels
 from search_spaces.ofa.mobile import MBConv, MobileSizes, MobileSpace
 from search_spaces.ofa.presets import PRESETS as SIZES
@@ -299,11 +300,7 @@ def test_activated_extracted_and_copied_agree(preset: str, training: bool) -> No
         plain = net.extract(arch)
         copied = space.build(arch).train(training)
         copied.load_state_dict(plain.state_dict())
-        assert plain.training == training
-        assert not any(isinstance(module, Elastic) for module in plain.modules())
-        for parameter in plain.parameters():
-            assert parameter.is_contiguous()
-            assert parameter.untyped_storage().nbytes() == parameter.numel() * 4
+        assert_plain(plain, training)
         outputs = []
         with torch.no_grad():
             for network in (net, plain, copied):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from agreement import assert_plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -53,11 +54,7 @@ def test_activated_extracted_and_copied_networks_agree(
         activated = NET.activate(arch)(images)
         torch.testing.assert_close(plain(images), activated, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(copied(images), activated, atol=1e-5, rtol=1e-5)
-    assert plain.training == training
-    assert not any(isinstance(module, Elastic) for module in plain.modules())
-    for parameter in plain.parameters():
-        assert parameter.is_contiguous()
-        assert parameter.untyped_storage().nbytes() == parameter.numel() * 4  # owns, no view
+    assert_plain(plain, training)
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from agreement import assert_plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from hw_profiles.errors import UsageError
 from search_spaces.choices import Value
-from search_spaces.elastic import Attention, Elastic, Supernet
+from search_spaces.elastic import Attention, Supernet
 from search_spaces.space import SearchSpace
 from search_spaces.vit_resnas import (
     EPS,
@@ -144,11 +145,7 @@ def test_masked_sliced_and_extracted_networks_agree(seed: int, training: bool) -
         torch.testing.assert_close(plain(x), sliced, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(copied(x), sliced, atol=1e-5, rtol=1e-5)
     assert sliced.std(0).min() > 1e-3  # images do not come out alike
-    assert plain.training == training
-    assert not any(isinstance(module, Elastic) for module in plain.modules())
-    for parameter in plain.parameters():
-        assert parameter.is_contiguous()
-        assert parameter.untyped_storage().nbytes() == parameter.numel() * 4  # owns, no view
+    assert_plain(plain, training)
 
 
 @settings(max_examples=15, deadline=None)
