@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,6 +48,30 @@ class Part:
         if self.preprocessing["kind"] == "tokens":
             return prepare(stored, self.preprocessing), stored[:, 1:].long()
         return prepare(stored, self.preprocessing), self.labels[chosen]
+
+
+class LazyPart(Part):
+    """A part that is made when its examples are first asked for: a search asks for no train part.
+
+    Args:
+        make: the examples as stored.
+        labels: as of any part, one an example.
+        preprocessing: of the data set.
+    """
+
+    def __init__(
+        self, make: Callable[[], Tensor], labels: Tensor, preprocessing: Mapping[str, Any]
+    ) -> None:
+        self.__dict__.update(make=make, labels=labels, preprocessing=preprocessing)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def stored(self) -> Tensor:
+        """Made now, if it is not there yet."""
+        made: Tensor = self.__dict__["make"]()
+        return made
 
 
 def prepare(stored: Tensor, preprocessing: Mapping[str, Any]) -> Tensor:

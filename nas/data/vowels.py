@@ -9,12 +9,13 @@ background noise and another voice that is less loud. No speaker is in two parts
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.data.dataset import Dataset, Part, fingerprint
+from nas.data.dataset import Dataset, LazyPart, fingerprint
 from nas.data.registry import register_dataset
 
 Array = NDArray[np.float64]
@@ -179,6 +180,16 @@ def _coloured(white: Array, memory: Array) -> Array:
     return white
 
 
+def _spoken(voices: Voices, stream: int, n: int) -> torch.Tensor:
+    """Each vowel by each of n speakers: int16 (n * vowels, SAMPLES)."""
+    rng = np.random.default_rng([voices.seed, stream])
+    targets = speakers(n, voices, rng).reshape(-1, 4)
+    spoken = [
+        synthesize(targets[at : at + CHUNK], voices, rng) for at in range(0, len(targets), CHUNK)
+    ]
+    return torch.from_numpy(np.concatenate(spoken))
+
+
 def make_vowels(voices: Voices) -> Dataset:
     """The data set for these voices."""
     preprocessing = {
@@ -190,14 +201,8 @@ def make_vowels(voices: Voices) -> Dataset:
     parts = []
     counts = (voices.train_speakers, voices.validation_speakers, voices.test_speakers)
     for stream, n in enumerate(counts):
-        rng = np.random.default_rng([voices.seed, stream])
-        targets = speakers(n, voices, rng).reshape(-1, 4)
-        spoken = [
-            synthesize(targets[at : at + CHUNK], voices, rng)
-            for at in range(0, len(targets), CHUNK)
-        ]
         labels = torch.arange(len(TABLE)).repeat(n)
-        parts.append(Part(torch.from_numpy(np.concatenate(spoken)), labels, preprocessing))
+        parts.append(LazyPart(partial(_spoken, voices, stream, n), labels, preprocessing))
     shaped_by = {"name": "vowels", "recipe": asdict(voices), "preprocessing": preprocessing}
     train, validation, test = parts
     return Dataset(
