@@ -1,21 +1,9 @@
-import importlib.util
 import itertools
 import json
 import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "search_tables.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("search_tables", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+import search_tables
 
 
 @pytest.fixture
@@ -32,17 +20,17 @@ def table(tmp_path):
     return tmp_path
 
 
-def run(script, monkeypatch, path, *more):
+def run(monkeypatch, path, *more):
     options = ["--objective", "accuracy:max", "--objective", "flops:min", "--cost-known", "flops"]
     options += ["--reference", "accuracy=50", "--reference", "flops=1.05*max", *more]
     monkeypatch.setattr(sys, "argv", ["search_tables.py", "--table", str(path), *options])
-    return script.main()
+    return search_tables.main()
 
 
 @pytest.mark.parametrize(("name", "size"), [("full.csv", 36), ("sparse.csv", 12)])
-def test_shares_grow_to_one(script, monkeypatch, table, capsys, name, size):
+def test_shares_grow_to_one(monkeypatch, table, capsys, name, size):
     more = ["--evaluations", f"6,{size}", "--seeds", "2", "--samplers", "guided,random"]
-    assert run(script, monkeypatch, table / name, *more) == 0
+    assert run(monkeypatch, table / name, *more) == 0
     shares = json.loads(capsys.readouterr().out)
     assert list(shares) == ["guided", "random"]
     for share in shares.values():
@@ -59,6 +47,6 @@ def test_shares_grow_to_one(script, monkeypatch, table, capsys, name, size):
         (["--objective", "accuracy:up"], "NAME:max"),
     ],
 )
-def test_what_makes_no_sense_is_refused(script, monkeypatch, table, capsys, more, message):
-    assert run(script, monkeypatch, table / "full.csv", *more) == 2
+def test_what_makes_no_sense_is_refused(monkeypatch, table, capsys, more, message):
+    assert run(monkeypatch, table / "full.csv", *more) == 2
     assert message in capsys.readouterr().err
