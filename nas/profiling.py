@@ -327,8 +327,10 @@ def _assemble(
             )
         )
         middle = statistics.median(r.seconds for r in found)
-        # a network is verified by the median over as many processes, which drifts less than one
-        drift += [float(np.log(r.seconds / middle)) / len(found) ** 0.5 for r in found]
+        # what is fitted is the median over these processes, what is verified that over as many
+        # others: each drifts less than one process, and the two differ by both drifts
+        differ = (2 / len(found)) ** 0.5
+        drift += [float(np.log(r.seconds / middle)) * differ for r in found]
     within = statistics.median(t.timing.spread_within for t in timed) if timed else 0.0
     between = statistics.median(t.timing.spread_between for t in timed) if timed else 0.0
     packages = ("onnxruntime", "onnx", "torch") if runtime == "onnxruntime" else ("torch",)

@@ -1,8 +1,10 @@
 """Latency of whole networks from ops that were timed one by one, calibrated on timed networks.
 
 A network's time is a constant, plus for each class of ops (kind and precision) its share of the
-summed times and a cost a call. Features are sums over ops, so populations are array work. Shares
-are fitted to relative errors with a pull towards 1, costs a call towards 0.
+summed times and a cost a call, plus a cost for every layer whose neighbour runs in another
+precision: mixed policies are slower than the sum of their layers. Features are sums over ops, so
+populations are array work. Shares are fitted to relative errors with a pull towards 1, costs a call
+and of a switch towards 0.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import lsq_linear, nnls
 
 from hw_profiles.errors import ProfileError
@@ -33,8 +36,9 @@ COVERAGE = 0.9
 LEAST_ARCHITECTURES = 4
 #: Neighbours in shape whose error corrects the analytic time of an op that was not timed.
 NEIGHBOURS = 4
-#: Strength of the pull on shares (per class) and on costs a call, in relative error.
-PULL_SHARE, PULL_CALL = 0.05, 0.02
+#: Strength of the pull on shares (per class), on costs a call and on that of a switch, in relative
+#: error.
+PULL_SHARE, PULL_CALL, PULL_SWITCH = 0.05, 0.02, 0.02
 REWEIGHTINGS = 4
 #: Networks whose processes differ by more than this times the median set no bound.
 STEADY = 1.5
@@ -64,6 +68,12 @@ class MeasuredOps:
     def classes(self) -> list[tuple[str, str]]:
         """(kind, precision) that were timed, in a fixed order."""
         return sorted(self._classes)
+
+    @property
+    def quantizable(self) -> NDArray[np.bool_]:
+        """Which classes are of a kind that was timed in several precisions, (classes,)."""
+        kinds = [kind for kind, _ in self.classes]
+        return np.array([kinds.count(kind) > 1 for kind in kinds], dtype=bool)
 
     def predict_ms(self, ops: Sequence[Op]) -> Array:
         """Milliseconds of each op, (n_ops,).
@@ -124,9 +134,18 @@ class _Features:
 
 @dataclass
 class Calibration:
-    """Fitted numbers of the sum: ms = constant + shares . times + calls . counts."""
+    """Fitted numbers of the sum, in ms: constant + shares . times + calls . counts + switch n.
 
+    `n` is how many layers have a neighbour in another precision if the layers stand in random
+    order: of c layers, shares q of which run in each precision, c (1 - sum of q^2).
+
+    Attributes:
+        quantizable: which classes make such layers, (classes,).
+    """
+
+    quantizable: NDArray[np.bool_]
     constant: float = 0.0
+    switch: float = 0.0
     shares: Array = field(default_factory=lambda: np.zeros(0))
     calls: Array = field(default_factory=lambda: np.zeros(0))
 
@@ -135,12 +154,14 @@ class Calibration:
         n = features.shape[1] // 2
         times, counts = features[:, :n], features[:, n:]
         typical = float(np.median(times.sum(1) / np.maximum(counts.sum(1), 1)))  # ms a call
-        rows = np.hstack([np.full((len(features), 1), typical), times, counts * typical])
+        constant, switches = np.ones((len(features), 1)), self._switches(features)[:, None]
+        rows = np.hstack([constant, switches, counts, times / typical]) * typical
         rows = rows / measured[:, None]
-        pull = np.diag([1e-4, *[PULL_SHARE] * n, *[PULL_CALL] * n]) * np.sqrt(len(measured))
-        prior = np.concatenate([[0.0], np.ones(n), np.zeros(n)])
-        low = np.concatenate([[0.0], np.full(n, 0.2), np.full(n, -0.5)])
-        high = np.concatenate([[np.inf], np.full(n, 5.0), np.full(n, 5.0)])
+        pull = np.diag([1e-4, PULL_SWITCH, *[PULL_CALL] * n, *[PULL_SHARE] * n])
+        pull *= np.sqrt(len(measured))
+        prior = np.concatenate([np.zeros(2 + n), np.ones(n)])
+        low = np.concatenate([[0.0, -0.5], np.full(n, -0.5), np.full(n, 0.2)])
+        high = np.concatenate([[np.inf], np.full(1 + 2 * n, 5.0)])
         weights = np.ones(len(measured))
         for _ in range(REWEIGHTINGS):  # Huber's: a disturbed reading must not bend the rest
             found = lsq_linear(
@@ -151,14 +172,20 @@ class Calibration:
             errors = np.abs(rows @ found - 1)
             limit = 1.5 * float(np.median(errors)) + 1e-6
             weights = np.sqrt(np.minimum(1.0, limit / np.maximum(errors, 1e-12)))
-        self.constant = float(found[0] * typical)
-        self.shares, self.calls = found[1 : n + 1], found[n + 1 :] * typical
+        self.constant, self.switch = (found[:2] * typical).tolist()
+        self.calls, self.shares = found[2 : n + 2] * typical, found[n + 2 :]
         return self
 
     def predict(self, features: Array) -> Array:
         """Milliseconds, (n,)."""
-        total: Array = self.constant + features @ np.concatenate([self.shares, self.calls])
+        total: Array = features @ np.concatenate([self.shares, self.calls])
+        total += self.constant + self.switch * self._switches(features)
         return np.maximum(total, 1e-6)
+
+    def _switches(self, features: Array) -> Array:
+        counts = features[:, features.shape[1] // 2 :][:, self.quantizable]
+        layers = counts.sum(axis=1)
+        return np.asarray(layers - (counts**2).sum(axis=1) / np.maximum(layers, 1.0))
 
 
 @register_network_form(FORM)
@@ -169,7 +196,9 @@ class MeasuredSumLatency(LatencyPredictor):
         self._features = _Features(profile.ops)
         self.n_features = 2 * self._features.n_classes
         self._sum = Calibration(
+            self._features.ops.quantizable,
             number(model.params, "constant_ms"),
+            number(model.params, "switch_ms"),
             numbers(model.params, "shares"),
             numbers(model.params, "calls_ms"),
         )
@@ -219,12 +248,13 @@ def fit_network_model(
     x, y = features.of_networks(fitted), _measured(fitted)
     spread = np.array([n.timing.spread_between for n in fitted])
     steady = spread <= STEADY * np.median(spread)  # the others say more of the machine
-    scores = _cross_scores(x, y, [_architecture(n) for n in fitted])[steady]
+    quantizable = features.ops.quantizable
+    scores = _cross_scores(x, y, [_architecture(n) for n in fitted], quantizable)[steady]
     scores = scores[~np.isnan(scores)]
     if len(drift):
         scores = np.add.outer(scores, np.asarray(drift)).ravel()
     ratio = float(np.exp(max(conformal_quantile(scores, coverage_wanted), 0.0)))
-    model = Calibration().fit(x, y)
+    model = Calibration(quantizable).fit(x, y)
     error = None
     if kept_out:
         predicted = model.predict(features.of_networks(kept_out))
@@ -241,6 +271,7 @@ def fit_network_model(
         form=FORM,
         params={
             "constant_ms": model.constant,
+            "switch_ms": model.switch,
             "shares": model.shares.tolist(),
             "calls_ms": model.calls.tolist(),
             "upper_ratio": ratio,
@@ -261,7 +292,9 @@ def _architecture(network: NetworkTiming) -> str:
     return repr([(kind, shape) for kind, shape, _ in network.ops])
 
 
-def _cross_scores(x: Array, y: Array, groups: Sequence[str]) -> Array:
+def _cross_scores(
+    x: Array, y: Array, groups: Sequence[str], quantizable: NDArray[np.bool_]
+) -> Array:
     """Log of measured over predicted by a fit that saw no network of the same architecture.
 
     NaN for the smallest and the largest architecture: a fit without them has to extrapolate,
@@ -275,5 +308,6 @@ def _cross_scores(x: Array, y: Array, groups: Sequence[str]) -> Array:
     for k in inner if len(index) > LEAST_ARCHITECTURES else index.values():
         out = member == k
         if not out.all():
-            scores[out] = np.log(y[out] / Calibration().fit(x[~out], y[~out]).predict(x[out]))
+            other = Calibration(quantizable).fit(x[~out], y[~out])
+            scores[out] = np.log(y[out] / other.predict(x[out]))
     return scores
