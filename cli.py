@@ -275,12 +275,25 @@ def targets(
 
 @app.command()
 def profile(
-    device: Annotated[str, typer.Option(help="What to measure: cpu.")] = "cpu",
+    device: Annotated[str, typer.Option(help="What to measure: cpu, cuda or cuda:1.")] = "cpu",
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write; default is target `cpu` itself.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
-    threads: Annotated[int, typer.Option(help="Of the runtime.")] = 1,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu: onnxruntime (default), eager, openvino; cuda: cudagraph (default), eager, "
+            "compile."
+        ),
+    ] = None,
+    native: Annotated[
+        str | None,
+        typer.Option(help="Float type; cpu: fp32; cuda: bf16 (default), fp16 or fp32."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Of the runtime, on a CPU.")] = 1,
+    flush_l2: Annotated[
+        bool, typer.Option("--flush-l2", help="Overwrite a GPU's cache before every call.")
+    ] = False,
     batch_size: BatchSize = 1,
     space: Annotated[
         list[str] | None, typer.Option("--space", help="Repeatable; default all spaces.")
@@ -290,14 +303,14 @@ def profile(
     ] = "110s",
 ) -> None:
     """Measure this machine: ops and whole networks, in the runtime that will serve them."""
+    from hw_profiles.harness import require_harness
     from nas import service
 
+    harness = require_harness(device, runtime, native, threads, flush_l2)
     with _progress() as listener:
         path, lines = service.profile(
-            device,
+            harness,
             out,
-            runtime,
-            threads,
             batch_size,
             space,
             _seconds(time_limit) or 110.0,
@@ -305,7 +318,8 @@ def profile(
         )
     for line in lines:
         typer.echo(line)
-    typer.echo(f"written to {path}; use it with --target {'cpu' if out is None else path}")
+    target = "cpu" if out is None and harness.runtime == "onnxruntime" else path
+    typer.echo(f"written to {path}; use it with --target {target}")
 
 
 @app.command()

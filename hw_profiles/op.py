@@ -35,6 +35,7 @@ PRECISIONS: dict[str, Precision] = {
     for p in (
         Precision("fp32", 32, 32),
         Precision("bf16", 16, 16),
+        Precision("fp16", 16, 16),
         Precision("int8", 8, 8),
         Precision("int8_wo", 8, 0),
         Precision("int4_wo", 4, 0, weight_group=32),

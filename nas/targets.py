@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hw_profiles import registry
+from hw_profiles.harness import RUNTIMES, Harness
 from hw_profiles.machine import this_cpu
 from hw_profiles.profile import DeviceProfile
 from nas.errors import NotFoundError
@@ -15,14 +16,19 @@ from search_spaces.space import SearchSpace
 THIS_CPU = "cpu"
 
 
-def local_profile(batch_size: int = 1, space: SearchSpace | None = None) -> Path:
-    """Where the profile of this machine's CPU is kept; it may not exist yet.
+def local_profile(
+    batch_size: int = 1, space: SearchSpace | None = None, harness: Harness | None = None
+) -> Path:
+    """Where a profile of this machine is kept; it may not exist yet.
 
     Args:
         batch_size: that it is measured at.
         space: that it is measured for, by a search; the user's own profile has none.
+        harness: another device or runtime than the CPU's in ONNX Runtime.
     """
     parts = [THIS_CPU]
+    if harness is not None and harness.runtime != RUNTIMES["cpu"][0]:
+        parts = [harness.device.replace(":", ""), harness.runtime, harness.native]
     if space is not None:
         parts += [space.name, space.preset]
     if batch_size != 1:

@@ -14,17 +14,8 @@ from hw_profiles.op import Op
 from hw_profiles.profile import load_profile
 from hw_profiles.runtimes.op_graphs import op_graph
 from nas.candidate import CandidateSpace
-from nas.profiling import (
-    Probe,
-    architectures,
-    chosen_spaces,
-    describe_profile,
-    measure_models,
-    ops_of,
-    policies,
-    profile_cpu,
-    wanted_ops,
-)
+from nas.probes import Probe, architectures, chosen_spaces, ops_of, policies, wanted_ops
+from nas.profiling import describe_profile, measure_models, profile_cpu
 from predictors.latency import latency_predictor
 
 DIGITS = search_spaces.get("vit", "digits")
@@ -71,7 +62,7 @@ def test_a_short_profile_of_eager_pytorch(tmp_path: Path) -> None:
     made = profile_cpu(
         "mine",
         path,
-        runtime="torch",
+        runtime="eager",
         spaces=["vit:digits"],
         time_limit_s=14,
         processes=2,
