@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -63,7 +62,7 @@ class HostStopwatch:
 
 def calls_of_window(stopwatch: Stopwatch, seconds: float) -> int:
     """How many calls of that length make a window that is long enough."""
-    return min(max(math.ceil(stopwatch.least_s / max(seconds, 1e-9)), 1), MOST_CALLS)
+    return min(max(round(stopwatch.least_s / max(seconds, 1e-9)), 1), MOST_CALLS)
 
 
 def warm_up(stopwatch: Stopwatch, call: Call, least_s: float = WARM_UP_S) -> int:

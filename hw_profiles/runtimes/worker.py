@@ -66,7 +66,7 @@ class _Session:
         self.jobs: list[dict[str, Any]] = request["jobs"]
         self.stopwatch = stopwatch
         self.make_call: Callable[[dict[str, Any]], Call] = made
-        self.anchor = _Anchor(make_call(request["anchor"]), stopwatch, request.get("undisturbed_s"))
+        self.anchor = _Anchor(made(request["anchor"]), stopwatch, request.get("undisturbed_s"))
         limit = float(request["time_limit_s"])
         self.end = stopwatch.now() + limit  # the runtime is loaded by now
         self.retry_s = RETRY_SHARE * limit

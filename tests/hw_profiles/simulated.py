@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,14 @@ def memory_bound(op: Op) -> bool:
     return op.kind != "linear"
 
 
+_space = cache(search_spaces.get)
+
+
+def draw(name: str) -> float:
+    """A standard normal number that belongs to a name."""
+    return float(np.random.default_rng(list(name.encode())).standard_normal())
+
+
 @dataclass
 class SimulatedCall:
     """A call of known time; calling it takes that time of the device's clock."""
@@ -61,12 +70,17 @@ class SimulatedDevice:
         offsets: relative slowness of each process, in turn.
         episodes: (begin, end, slowness) in the device's own time; memory-bound ops are slowed by
             only `sensitivity` of it.
+        layout: relative standard deviation of a call from process to process: where its memory
+            happens to lie.
+        quirk: of a network from the sum of its ops, the same in every process and session.
     """
 
     noise: float = 0.01
     offsets: tuple[float, ...] = (0.0,)
     episodes: tuple[tuple[float, float, float], ...] = ()
     sensitivity: float = 1.0
+    layout: float = 0.0
+    quirk: float = 0.0
     seed: int = 0
     title: str = "simulated clock"
     least_s: float = 1e-3
@@ -139,16 +153,21 @@ class SimulatedDevice:
         self, kind: str, shape: list[int], precision: str, copies: int, **_: object
     ) -> SimulatedCall:
         op = Op(kind, tuple(shape), precision)
-        return SimulatedCall(
-            self, copies * op_seconds(op), self.sensitivity if memory_bound(op) else 1.0
-        )
+        seconds = copies * op_seconds(op) * self._layout(repr(op))
+        return SimulatedCall(self, seconds, self.sensitivity if memory_bound(op) else 1.0)
+
+    def _layout(self, name: str) -> float:
+        """Slowness of a call in this process."""
+        return 1 + self.layout * draw(f"{self.seed} {self.processes} {name}")
 
     def _network(
         self, space: str, preset: str, architecture: Any, batch_size: int, native: str, **_: object
     ) -> SimulatedCall:
-        found = search_spaces.get(space, preset)
-        probe = Probe(found, Candidate(architecture, {}), False)
-        return SimulatedCall(self, network_seconds(probe.workload(batch_size, native)))
+        probe = Probe(_space(space, preset), Candidate(architecture, {}), False)
+        seconds = network_seconds(probe.workload(batch_size, native))
+        name = repr(sorted(architecture.items()))
+        seconds *= (1 + self.quirk * draw(name)) * self._layout(name)
+        return SimulatedCall(self, seconds)
 
 
 class SimulatedMeter(EnergyMeter):
