@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -271,8 +272,8 @@ class DeviceProfile(_Strict):
         Raises:
             ProfileError: if the place cannot be written.
         """
-        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), indent=1)
-        text = json.dumps({"schema_version": SCHEMA_VERSION, **json.loads(text)}) + "\n"
+        told = self.model_dump(mode="json", exclude_defaults=True)
+        text = _lines({"schema_version": SCHEMA_VERSION, **told})
         part = path.with_name(path.name + ".part")
         try:
             part.write_text(text, encoding="utf-8")
@@ -284,6 +285,18 @@ class DeviceProfile(_Strict):
             ) from None
 
 
+def _lines(document: dict[str, object]) -> str:
+    """JSON with a line for each field, and for each measurement or model in a list of them."""
+    fields = []
+    for name, value in document.items():
+        text = json.dumps(value, separators=(",", ":"))
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            entries = ",\n  ".join(json.dumps(entry, separators=(",", ":")) for entry in value)
+            text = f"[\n  {entries}\n ]"
+        fields.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
 def load_profile(path: Path) -> DeviceProfile:
     """Read a profile file, trusting nothing in it.
 
@@ -292,13 +305,18 @@ def load_profile(path: Path) -> DeviceProfile:
     """
     again = "Make it anew with `nas profile`, or name a device from `nas targets`."
     try:
-        if path.stat().st_size > MAX_PROFILE_BYTES:
-            raise ProfileError(f"{path} is too large for a device profile.", again)
-        data = json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        data = json.loads(path.read_text(encoding="utf-8")) if size <= MAX_PROFILE_BYTES else None
+        plain = _is_plain(data)
     except OSError as error:
         raise ProfileError(f"cannot read the profile {path}: {error.strerror}.", again) from None
     except (UnicodeDecodeError, ValueError, RecursionError):
-        raise ProfileError(f"{path} is not a device profile (no whole JSON).", again) from None
+        shown = _shown(path)
+        raise ProfileError(f"{shown} is not a device profile (no whole JSON).", again) from None
+    if size > MAX_PROFILE_BYTES:
+        raise ProfileError(f"{path} is too large for a device profile.", again)
+    if not plain:
+        raise ProfileError(f"{path} is not a device profile (control characters in text).", again)
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ProfileError(f"{path} is not a device profile (no schema_version).", again)
     schema = data["schema_version"]
@@ -318,6 +336,15 @@ def load_profile(path: Path) -> DeviceProfile:
         raise ProfileError(
             f"{path} is not a valid device profile ({where}: {_shown(first['msg'])}).", again
         ) from None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether no text in a document could write to a terminal what is no text."""
+    if isinstance(value, str):
+        return not any(unicodedata.category(c) in ("Cc", "Cs") for c in value)
+    if isinstance(value, dict):
+        return all(_is_plain(part) for pair in value.items() for part in pair)
+    return not isinstance(value, list) or all(map(_is_plain, value))
 
 
 def _shown(value: object) -> str:
