@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hw_profiles.errors import MeasureError
 from hw_profiles.op import KINDS, Op
+from hw_profiles.runtimes import eager as in_eager
 from hw_profiles.runtimes import onnxruntime as in_onnxruntime
-from hw_profiles.runtimes import torch as in_torch
 from hw_profiles.runtimes.op_graphs import op_graph
 
 OPS = [
@@ -65,7 +65,7 @@ def test_a_graph_has_the_ops_own_shapes_and_copies_stay_apart(op: Op) -> None:
 
 @pytest.mark.parametrize("op", [op for op in OPS if op.precision == "fp32"], ids=name)
 def test_an_eager_call_has_the_ops_own_counts(op: Op) -> None:
-    call = in_torch.op_call(op.kind, list(op.shape), "fp32")
+    call = in_eager.op_call(op.kind, list(op.shape), "fp32")
     # the counter does not know the fused attention of CPUs
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         outputs = call()
@@ -126,4 +126,4 @@ def test_what_is_not_run_is_refused(op: Op) -> None:
         op_graph(op)
     if op.kind == "linear":
         with pytest.raises(MeasureError):
-            in_torch.op_call(op.kind, list(op.shape), op.precision)
+            in_eager.op_call(op.kind, list(op.shape), op.precision)
