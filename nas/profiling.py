@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -223,8 +224,12 @@ def require_device(harness: Harness) -> Device:
     """The device that a harness measures.
 
     Raises:
-        MeasureError: if it is not here, or this PyTorch cannot use it.
+        MeasureError: if it is not here, or the runtime is not or cannot use it.
     """
+    if harness.runtime == "openvino" and find_spec("openvino") is None:
+        raise MeasureError(
+            "OpenVINO is not installed.", "Install frontier-nas[openvino], or take onnxruntime."
+        )
     if harness.kind == "cpu":
         return this_cpu()
     with open_gpu(harness.index) as gpu:

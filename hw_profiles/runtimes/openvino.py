@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import openvino
 
 from hw_profiles.errors import MeasureError
 from hw_profiles.op import Op
@@ -22,20 +23,14 @@ MIX = (
 )
 
 
-def _compiled(model: str | bytes, threads: int) -> Any:
+def compiled(model: str | bytes, threads: int) -> Any:
     """A compiled model.
 
     Float32 stays float32: on CPUs that have bfloat16 the default would be that.
 
     Raises:
-        MeasureError: if OpenVINO is not installed or refuses the model.
+        MeasureError: if OpenVINO refuses the model.
     """
-    try:
-        import openvino
-    except ImportError:
-        raise MeasureError(
-            "OpenVINO is not installed.", "Install frontier-nas[openvino], or take onnxruntime."
-        ) from None
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -54,10 +49,10 @@ def _compiled(model: str | bytes, threads: int) -> Any:
 
 def _call(model: str | bytes, threads: int) -> Call:
     """Runs on one request whose inputs stand ready."""
-    compiled = _compiled(model, threads)
-    request = compiled.create_infer_request()
+    network = compiled(model, threads)
+    request = network.create_infer_request()
     rng = np.random.default_rng(0)
-    for i, port in enumerate(compiled.inputs):
+    for i, port in enumerate(network.inputs):
         shape, kind = tuple(port.shape), port.element_type.to_dtype()
         integers = np.issubdtype(kind, np.integer)
         drawn = rng.integers(0, TOKENS, shape) if integers else rng.standard_normal(shape)

@@ -74,6 +74,21 @@ def test_an_eager_call_has_the_ops_own_counts(op: Op) -> None:
     assert counter.get_total_flops() == 2 * op.macs
 
 
+@pytest.mark.parametrize("op", [op for op in OPS if op.precision == "fp32"], ids=name)
+def test_openvino_computes_the_same(op: Op) -> None:
+    pytest.importorskip("openvino")
+    from hw_profiles.runtimes import openvino as in_openvino
+
+    data = op_graph(op, copies=2).SerializeToString()
+    session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+    feeds = in_onnxruntime.random_inputs(session)
+    compiled = in_openvino.compiled(data, 1)
+    found = compiled([feeds[port.any_name] for port in compiled.inputs])
+    for i, expected in enumerate(session.run(None, feeds)):
+        np.testing.assert_allclose(found[i], expected, atol=1e-4)
+    in_openvino.op_call(op.kind, list(op.shape), "fp32")()
+
+
 FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
