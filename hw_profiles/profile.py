@@ -183,17 +183,20 @@ class DeviceProfile(_Strict):
                 return model
         return None
 
+    def to_json(self) -> str:
+        """What a profile file holds."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps({"schema_version": SCHEMA_VERSION, **content}) + "\n"
+
     def save(self, path: Path) -> None:
         """Write the profile as JSON, whole or not at all.
 
         Raises:
             ProfileError: if the place cannot be written.
         """
-        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), indent=1)
-        text = json.dumps({"schema_version": SCHEMA_VERSION, **json.loads(text)}) + "\n"
         part = path.with_name(path.name + ".part")
         try:
-            part.write_text(text)
+            part.write_text(self.to_json())
             os.replace(part, path)
         except OSError as error:
             part.unlink(missing_ok=True)
