@@ -249,19 +249,35 @@ def spaces(
     _print_rows(shown["extremes"], "")
 
 
-@app.command()
-def targets(
-    name: Annotated[str | None, typer.Argument(help="Of a target, or a profile file.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the targets, or show one with where each figure came from."""
+targets = typer.Typer(help="Devices and runtimes: list, show, add, compare.")
+app.add_typer(targets, name="targets", invoke_without_command=True)
+TargetName = Annotated[str, typer.Argument(help="Name of a target, or a profile file.")]
+
+
+@targets.callback()
+def list_targets(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the targets; `show`, `add` and `compare` say more."""
     from nas import inquiry
 
-    if name is None:
+    if context.invoked_subcommand is None:
         rows = inquiry.list_targets()
         _print_json(rows) if as_json else _print_rows(rows, "no targets")
-        return
-    shown = inquiry.describe_target(name)
+
+
+@targets.command("show")
+def show_target(
+    target: TargetName,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Draw TARGET.png there: errors, bounds, drift.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a target with where each figure came from, and its errors."""
+    from nas import inquiry
+
+    shown = inquiry.describe_target(target)
+    if out is not None:
+        shown["picture"] = str(inquiry.draw_target(target, out))
     if as_json:
         _print_json(shown)
         return
@@ -271,6 +287,52 @@ def targets(
             _print_rows(value, "")
         else:
             typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+@targets.command("add")
+def add_target(
+    file: Annotated[Path, typer.Argument(help="A profile file, as `nas profile` writes it.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the target; default the profile's own.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Over one that was added before.")
+    ] = False,
+) -> None:
+    """Keep a profile under a name, for `--target NAME` from now on."""
+    from nas.targets import add_target
+
+    typer.echo(f"use it with --target {add_target(file, name, replace)}")
+
+
+@targets.command("compare")
+def compare_targets(
+    first: TargetName,
+    second: TargetName,
+    space: Annotated[
+        list[str] | None, typer.Option("--space", help="Repeatable, NAME or NAME:PRESET.")
+    ] = None,
+    batch_size: BatchSize = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Draw FIRST-SECOND.png there too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the same networks on two targets: ratios, and whether they order alike."""
+    from nas import inquiry
+    from nas.comparison import compare_targets
+
+    compared = compare_targets(first, second, tuple(space or ()), batch_size)
+    picture = None if out is None else inquiry.draw_comparison(compared, out)
+    if as_json:
+        _print_json({"spaces": compared.rows(), "left_out": compared.left_out, "picture": picture})
+        return
+    typer.echo(f"latency on {second} relative to {first}, unquantized, batch {batch_size}:")
+    _print_rows(compared.rows(), "")
+    for line in compared.left_out:
+        typer.echo(f"left out: {line}")
+    if picture is not None:
+        typer.echo(f"drawn in {picture}")
 
 
 @app.command()

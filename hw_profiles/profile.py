@@ -180,6 +180,8 @@ class Anchor(_Strict):
     def _columns(self) -> Anchor:
         if len(self.times_s) != len(self.relative):
             raise ValueError("times_s and relative differ in length")
+        if any(not 0 <= start < len(self.times_s) for start in self.starts):
+            raise ValueError("starts name readings that are not there")
         return self
 
 
@@ -266,17 +268,20 @@ class DeviceProfile(_Strict):
                 return model
         return None
 
+    def to_json(self) -> str:
+        """What a profile file holds."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        return _lines({"schema_version": SCHEMA_VERSION, **content})
+
     def save(self, path: Path) -> None:
         """Write the profile as JSON, whole or not at all.
 
         Raises:
             ProfileError: if the place cannot be written.
         """
-        told = self.model_dump(mode="json", exclude_defaults=True)
-        text = _lines({"schema_version": SCHEMA_VERSION, **told})
         part = path.with_name(path.name + ".part")
         try:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(self.to_json(), encoding="utf-8")
             os.replace(part, path)
         except OSError as error:
             part.unlink(missing_ok=True)

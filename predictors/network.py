@@ -103,6 +103,27 @@ class MeasuredOps:
         return times
 
 
+def errors_of_ops(timings: Sequence[OpTiming], folds: int = 5) -> dict[tuple[str, str], Array]:
+    """Errors of ops that were left out, predicted from the others of their class.
+
+    Returns:
+        (kind, precision) -> absolute relative errors, one an op; a class of under `folds` ops is
+        left out.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    classes: dict[tuple[str, str], list[OpTiming]] = {}
+    for t in timings:
+        classes.setdefault((t.kind, t.precision), []).append(t)
+    for key, mine in sorted(classes.items()):
+        for fold in range(folds if len(mine) >= folds else 0):
+            known = MeasuredOps([t for i, t in enumerate(mine) if i % folds != fold])
+            asked = mine[fold::folds]
+            predicted = known.predict_ms([t.op for t in asked])
+            true = np.array([t.timing.median_ms for t in asked])
+            found.setdefault(key, []).extend(np.abs(predicted / true - 1).tolist())
+    return {key: np.array(errors) for key, errors in found.items()}
+
+
 def _counts(ops: Sequence[Op]) -> Array:
     return np.array([[1.0, o.macs, o.reads + o.writes, o.weights] for o in ops])
 

@@ -79,8 +79,11 @@ def test_help_needs_no_torch() -> None:
         (("export", "nothing"), 4, "no studies"),
         (("verify", "nothing"), 4, "no studies"),
         (("spaces", "vti"), 4, "'vit'"),
-        (("targets", "a10"), 4, "'a100'"),
-        (("targets", "cpu"), 4, "nas profile"),
+        (("targets", "show", "a10"), 4, "'a100'"),
+        (("targets", "show", "cpu"), 4, "nas profile"),
+        (("targets", "add", "nothing.json"), 1, "cannot read"),
+        (("targets", "compare", "a100", "a10"), 4, "'a100'"),
+        (("targets", "compare", "a100", "a100", "--space", "vti"), 4, "'vit'"),
         (("predict", "--target", "a100", "--arch", "heads=9"), 4, "Choose one of"),
         (("predict", "--target", "a100", "--arch", "wings=2"), 4, "choice"),
         (("predict", "--target", "a100", "--scheme", "int9"), 4, "'int8'"),
@@ -174,7 +177,7 @@ def test_lookups(run: Run) -> None:
     assert code == 0
     assert "a100" in out
     assert "not profiled yet" in out
-    code, out, _ = run("targets", "a100")
+    code, out, _ = run("targets", "show", "a100")
     assert "aiconfigurator" in out
     assert "derived" in out
     code, out, _ = run("predict", "--target", "a100", "--arch", "depth=2", "--scheme", "int8")

@@ -76,7 +76,7 @@ def anchors(draw: st.DrawFn) -> Anchor:
         slow_above=draw(st.floats(1.01, 2)),
         times_s=draw(st.lists(SHARE, min_size=n, max_size=n)),
         relative=draw(st.lists(POSITIVE, min_size=n, max_size=n)),
-        starts=draw(st.lists(COUNT, max_size=3)),
+        starts=draw(st.lists(st.integers(0, n - 1), max_size=3)) if n else [],
         retried=draw(st.integers(0, 100)),
     )
 
