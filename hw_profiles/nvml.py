@@ -42,14 +42,14 @@ THROTTLES = frozenset(
     )
 )
 # Compute capability -> FLOP in a cycle of one multiprocessor: dense 16-bit products summed in
-# float32 by tensor cores, and plain float32 (whitepapers of V100, T4, A100, GA102, Orin, Ada, H100;
-# 2 per multiply-accumulate). What is not listed gets no peak.
+# float32 by tensor cores, and plain float32 (whitepapers of V100, T4, A100, GA102, Ada, H100; 2
+# per multiply-accumulate). GeForce cards sum in float32 at half that rate. What is not listed gets
+# no peak.
 FLOP_PER_CYCLE = {
     (7, 0): (1024, 128),
     (7, 5): (1024, 128),
     (8, 0): (2048, 128),
-    (8, 6): (512, 256),
-    (8, 7): (1024, 256),
+    (8, 6): (1024, 256),
     (8, 9): (1024, 256),
     (9, 0): (4096, 256),
 }
@@ -148,6 +148,7 @@ class Gpu:
             multiprocessors = cores // CORES_PER_MULTIPROCESSOR[capability]
             if clock:
                 tensor, plain = FLOP_PER_CYCLE[capability]
+                tensor = tensor // 2 if "GeForce" in self.name else tensor
                 cycles = multiprocessors * clock * 1e6
                 peaks = {"fp16": tensor * cycles, "fp32": plain * cycles}
                 if capability >= (8, 0):

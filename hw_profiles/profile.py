@@ -135,7 +135,9 @@ class States(_Strict):
     A column is empty where the device does not tell; a reading that failed is None.
     """
 
-    times_s: list[float] = Field(default_factory=list, description="since the first anchor reading")
+    times_s: list[float] = Field(
+        default_factory=list, description="since the anchor was first read"
+    )
     sm_clock_mhz: list[int | None] = Field(default_factory=list)
     memory_clock_mhz: list[int | None] = Field(default_factory=list)
     temperature_c: list[int | None] = Field(default_factory=list)

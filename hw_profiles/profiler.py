@@ -94,12 +94,14 @@ class Readings:
         anchor: readings of the anchor.
         processes: that ran.
         timer: what timed the calls.
+        began_s: when the anchor was first read, on the stopwatch's clock.
     """
 
     jobs: list[list[Reading]]
     anchor: Anchor
     processes: int
     timer: str = ""
+    began_s: float = 0.0
 
 
 def op_job(op: Op, harness: Harness) -> Job:
@@ -206,7 +208,7 @@ def measure(
         starts=starts,
         retried=sum(answer["retried"] for answer in answers),
     )
-    return Readings(found, anchor, processes, answers[0]["timer"])
+    return Readings(found, anchor, processes, answers[0]["timer"], times[0])
 
 
 def _reading(results: Sequence[Sequence[float]], drift: Drift) -> Reading:

@@ -34,12 +34,10 @@ class Watch:
         self._opened = ExitStack()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._start = 0.0
         self._rows: list[tuple[float, dict[str, Any]]] = []
 
     def __enter__(self) -> Self:
         kind, _, index = self._device.partition(":")
-        self._start = time.perf_counter()
         if kind == "cuda":
             try:
                 self._gpu = self._opened.enter_context(open_gpu(int(index or 0)))
@@ -69,10 +67,14 @@ class Watch:
                 self._read(self._gpu)
 
     def _read(self, gpu: Gpu) -> None:
-        self._rows.append((time.perf_counter() - self._start, vars(gpu.state())))
+        self._rows.append((time.perf_counter(), vars(gpu.state())))
 
-    def states(self) -> States:
-        """The readings, a column a quantity; those that the GPU never told are left out."""
+    def states(self, zero: float = 0.0) -> States:
+        """The readings, a column a quantity; those that the GPU never told are left out.
+
+        Args:
+            zero: moment from which times count, on `time.perf_counter`, which all processes share.
+        """
         columns = {name: [row[name] for _, row in self._rows] for name in _COLUMNS}
         told = {name: c for name, c in columns.items() if any(v is not None for v in c)}
-        return States(times_s=[round(when, 2) for when, _ in self._rows], **told)
+        return States(times_s=[round(when - zero, 2) for when, _ in self._rows], **told)

@@ -199,7 +199,7 @@ def profile_device(
         timer=readings.timer,
         warm_up=WARM_UP_RULE,
         l2_flushed=harness.flush_l2,
-        states=watch.states(),
+        states=watch.states(readings.began_s),
     )
     profile = _assemble(
         name, device, harness, batch_size, ops, op_jobs, networks, readings, energies, time_limit_s

@@ -42,6 +42,42 @@ def test_state_and_peaks_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nvidia_gpus() == ["cuda:0 NVIDIA A100-SXM4-80GB 80 GiB"]
 
 
+@pytest.mark.parametrize(
+    ("name", "capability", "cores", "tflops"),
+    [
+        ("Tesla V100-SXM2-32GB", (7, 0), 5120, 125.0),
+        ("Tesla T4", (7, 5), 2560, 65.0),
+        ("NVIDIA GeForce RTX 3090", (8, 6), 10496, 71.0),
+        ("NVIDIA A10", (8, 6), 9216, 125.0),
+        ("NVIDIA L40S", (8, 9), 18176, 362.0),
+        ("NVIDIA H100 80GB HBM3", (9, 0), 16896, 989.0),
+        ("NVIDIA Next", (99, 0), 20000, None),
+    ],
+)
+def test_peaks_are_those_of_the_sheets_at_their_clocks(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    capability: tuple[int, int],
+    cores: int,
+    tflops: float | None,
+) -> None:
+    clocks = {"V100": 1530, "T4": 1590, "3090": 1695, "A10": 1695, "L40S": 2520, "H100": 1830}
+    fake = FakeNvml(power=lambda when: 1.0)
+    clock = next((mhz for part, mhz in clocks.items() if part in name), 1000)
+    fake.nvmlDeviceGetName = lambda handle: name  # type: ignore[method-assign]
+    fake.nvmlDeviceGetCudaComputeCapability = lambda handle: capability  # type: ignore[method-assign]
+    fake.nvmlDeviceGetNumGpuCores = lambda handle: cores  # type: ignore[method-assign]
+    fake.nvmlDeviceGetMaxClockInfo = lambda handle, kind: clock  # type: ignore[method-assign]
+    fake.install(monkeypatch)
+    with open_gpu() as gpu:
+        device = gpu.device()
+    if tflops is None:
+        assert (device.peak_flops, device.cores) == ({}, None)
+    else:
+        assert device.peak_flops["fp16"] == pytest.approx(tflops * 1e12, rel=0.015)
+        assert ("bf16" in device.peak_flops) is (capability >= (8, 0))
+
+
 def test_fields_that_a_gpu_does_not_have_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     other = ("nvmlDeviceGetPowerManagementLimit", "nvmlDeviceGetMaxClockInfo")
     FakeNvml(unsupported=(*STATE, *other)).install(monkeypatch)
