@@ -35,12 +35,14 @@ NETWORK_TURNS = 8
 CALMNESS, IN_SLOW_RUN = 3, 0.25
 #: Share of calm readings below which a timing is marked unstable.
 CALM = 0.5
-#: Copies of a small op in one call, so that the call itself weighs little. On a GPU a graph of
-#: them must outlast its own launch.
-COPIES = {"cpu": 8, "cuda": 64}
-LARGE_COPIES = {"cpu": 1, "cuda": 4}
-_SMALL_MACS = {"cpu": 2_000_000, "cuda": 500_000_000}
-_SMALL_ELEMENTS = {"cpu": 200_000, "cuda": 4_000_000}
+#: Copies of a small op in one call on a CPU, so that the call itself weighs little.
+COPIES = 8
+_SMALL_MACS, _SMALL_ELEMENTS = 2_000_000, 200_000
+#: On a GPU a graph of copies must outlast its own launch, by a fast GPU's sheet: seconds of a
+#: graph, of a kernel's launch in it, MACs and elements a second, and bounds of the copies.
+GRAPH_S, KERNEL_S, MACS_PER_S, ELEMENTS_PER_S, GRAPH_COPIES = 2e-4, 2e-6, 3e14, 1e12, (4, 64)
+#: Elements of all copies of an op whose call is kept between turns.
+_HELD_ELEMENTS = 8_000_000
 #: Seconds and number of the windows that a call's energy is measured over.
 ENERGY_S, ENERGY_WINDOWS = 1.5, 2
 
@@ -106,9 +108,15 @@ class Readings:
 
 def op_job(op: Op, harness: Harness) -> Job:
     """The job that times an op: several copies of a small one."""
-    kind = harness.kind
-    small = op.macs <= _SMALL_MACS[kind] and op.reads + op.writes <= _SMALL_ELEMENTS[kind]
-    copies = (COPIES if small else LARGE_COPIES)[kind]
+    elements = op.reads + op.writes
+    if harness.kind == "cpu":
+        small = op.macs <= _SMALL_MACS and elements <= _SMALL_ELEMENTS
+        copies = COPIES if small else 1
+    else:
+        elements += op.weights
+        seconds = KERNEL_S + op.macs / MACS_PER_S + elements / ELEMENTS_PER_S
+        copies = int(np.clip(GRAPH_S / seconds, *GRAPH_COPIES))
+        small = copies * elements <= _HELD_ELEMENTS
     arguments = {
         "kind": op.kind,
         "shape": list(op.shape),

@@ -13,7 +13,7 @@ from torch import nn
 from hw_profiles.errors import MeasureError, UsageError
 from hw_profiles.harness import NATIVES, RUNTIMES, Harness, require_harness
 from hw_profiles.op import KINDS, Op
-from hw_profiles.profiler import COPIES, LARGE_COPIES, anchor_job, idle_job, op_job
+from hw_profiles.profiler import COPIES, anchor_job, idle_job, op_job
 from hw_profiles.runtimes import cuda
 from hw_profiles.runtimes.stopwatch import time_calls, warm_up
 from hw_profiles.runtimes.torch_ops import DTYPES
@@ -272,9 +272,13 @@ def test_options_that_do_not_go_together(options: dict[str, Any], says: str) -> 
 
 def test_a_graph_of_small_ops_outlasts_its_launch() -> None:
     gpu = Harness("cudagraph", "cuda:0", "bf16")
-    assert op_job(Op("linear", (17, 64, 64), "bf16"), gpu).copies == COPIES["cuda"]
-    assert op_job(Op("linear", (8192, 4096, 4096), "bf16"), gpu).copies == LARGE_COPIES["cuda"]
-    assert op_job(Op("linear", (17, 64, 64)), Harness()).copies == COPIES["cpu"]
+    small, large = (Op("linear", (m, k, k), "bf16") for m, k in ((17, 64), (8192, 4096)))
+    jobs = op_job(small, gpu), op_job(large, gpu)
+    assert [job.copies for job in jobs] == [64, 4]
+    assert [job.hold for job in jobs] == [True, False]  # what is kept must fit beside the rest
+    table = op_job(Op("embedding", (256, 50_000, 768), "bf16"), gpu)
+    assert table.copies < 8
+    assert op_job(Op("linear", (17, 64, 64)), Harness()).copies == COPIES
 
 
 def test_the_meter_of_a_request_is_made() -> None:
