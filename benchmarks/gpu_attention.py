@@ -4,8 +4,8 @@
 
 Tables are told apart by the GPU in their names (`h200_sxm_encoder_attention.csv.gz`) and sheets
 likewise (`spec_h200_sxm.yaml`). A table whose GPU and kind of attention (causal or not) were
-trained on is predicted from that GPU's own times, software stack by stack; any other from those of
-the other GPUs and its sheet, corrected by its own times of the other kind where there are some.
+trained on is predicted from that GPU's own times, software stack by stack; any other from its sheet
+and the times of the other GPUs, with its own times of the other kind where there are some.
 Prints the figures of all rows of the test tables together as one JSON object.
 """
 
@@ -132,13 +132,12 @@ def predict(group: Group, train: list[Group], chips: dict[str, Chip]) -> tuple[A
     same = [g for g in own if g.causal == group.causal]
     if same:
         return predict_known(group, same, chips[group.gpu])
-    others = [g for g in train if g.gpu != group.gpu]
-    if not others:
+    if all(g.gpu == group.gpu for g in train):
         raise ProfileError(
             f"no other GPU is given to predict {group.gpu} from.", "Add tables to --train."
         )
-    predicted = transfer(group.gpu, others, own, chips).predict(group.calls)
-    return predicted, predicted * transfer_bound(group, others, own, chips, predicted)
+    predicted = transfer(group.gpu, train, chips).predict(group.calls)
+    return predicted, predicted * transfer_bound(group, train, chips, predicted)
 
 
 def predict_known(group: Group, same: list[Group], chip: Chip) -> tuple[Array, Array]:
@@ -175,44 +174,38 @@ def fit_known(calls: Array, measured: Array, chip: Chip) -> AttentionMLP:
     return form.calibrate(predicted, measured[out], COVERAGE)
 
 
-def transfer(
-    gpu: str, others: list[Group], own: list[Group], chips: dict[str, Chip]
-) -> AttentionTransfer:
-    """A model of that GPU from the others, corrected by its own calls if there are any."""
-    some = [sampled(g) for g in others]
-    rows = [chip for g in some for chip in [chips[g.gpu]] * len(g.calls)]
-    model = AttentionTransfer(chips[gpu]).fit(
-        np.vstack([g.calls for g in some]), np.concatenate([g.measured for g in some]), rows
+def transfer(gpu: str, train: list[Group], chips: dict[str, Chip]) -> AttentionTransfer:
+    """A model of that GPU from the calls given, its own of the other kind among them or not."""
+    some = [sampled(g) for g in train]
+    return AttentionTransfer(chips[gpu]).fit(
+        np.vstack([g.calls for g in some]),
+        np.concatenate([g.measured for g in some]),
+        [chips[g.gpu] for g in some for _ in g.calls],
     )
-    if own:
-        model.adapt(
-            np.vstack([g.calls for g in own]), np.concatenate([g.measured for g in own])
-        )
-    return model
 
 
 def transfer_bound(
-    group: Group,
-    others: list[Group],
-    own: list[Group],
-    chips: dict[str, Chip],
-    predicted: Array,
+    group: Group, train: list[Group], chips: dict[str, Chip], predicted: Array
 ) -> Array:
-    """Upper ratio, (n,): each other GPU is predicted from the rest as this one is."""
-    guesses, truths = [], []
-    for gpu in sorted({g.gpu for g in others}):
-        rest = [g for g in others if g.gpu != gpu]
-        known = [g for g in others if g.gpu == gpu and g.causal != group.causal] if own else []
-        for g in others:
-            if g.gpu == gpu and g.causal == group.causal and rest:
-                held = sampled(g)
-                guesses.append(transfer(gpu, rest, known, chips).predict(held.calls))
-                truths.append(held.measured)
-    if not guesses:
+    """Upper ratio, (n,): the widest that the other GPUs need, each predicted as this one is."""
+    has_other_kind = any(g.gpu == group.gpu for g in train)
+    ratios = [np.full(len(predicted), 1.0)]
+    for gpu in sorted({g.gpu for g in train} - {group.gpu}):
+        held = [sampled(g) for g in train if g.gpu == gpu and g.causal == group.causal]
+        rest = [
+            g
+            for g in train
+            if g.gpu not in (gpu, group.gpu)
+            or (g.gpu == gpu and has_other_kind and g.causal != group.causal)
+        ]
+        if held and any(g.gpu != gpu for g in rest):
+            model = transfer(gpu, rest, chips)
+            guesses = np.concatenate([model.predict(g.calls) for g in held])
+            truths = np.concatenate([g.measured for g in held])
+            ratios.append(UpperBound(COVERAGE).fit(guesses, truths).ratio(predicted))
+    if len(ratios) == 1:
         return np.full(len(predicted), FALLBACK_RATIO)
-    return UpperBound(COVERAGE).fit(np.concatenate(guesses), np.concatenate(truths)).ratio(
-        predicted
-    )
+    return np.max(ratios, axis=0)
 
 
 def sampled(group: Group) -> Group:

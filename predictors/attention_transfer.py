@@ -21,7 +21,6 @@ CACHE_BYTES_PER_CYCLE = 64.0  # of one multiprocessor
 # Tensor cores of this many FLOPs a cycle and up run FlashAttention-3, others its forerunner.
 ASYNCHRONOUS_FLOPS = 4000.0
 OTHER_KERNEL = 0.05  # weight in the trees of a GPU that runs the other kernel
-LEVELS = 6
 
 
 class AttentionTransfer(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -37,16 +36,18 @@ class AttentionTransfer(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         coef_: factors of the terms, by causal or not.
         trees_: the correction of the log of the time.
-        levels_: position and size of the correction learnt from the chip's own other calls.
     """
 
-    def __init__(self, chip: Chip, max_iter: int = 60, seed: int = 0) -> None:
+    def __init__(self, chip: Chip, max_iter: int = 200, seed: int = 0) -> None:
         self.chip = chip
         self.max_iter = max_iter
         self.seed = seed
 
     def fit(self, X: Array, y: Array, chips: list[Chip]) -> AttentionTransfer:
-        """Fit on calls (n, 7) of other GPUs, milliseconds (n,) and the chip of every row."""
+        """Fit on calls (n, 7), milliseconds (n,) and the chip of every row.
+
+        Calls of the other kind (causal or not) on the very chip count like those of other GPUs.
+        """
         kind = X[:, 6] > 0
         distinct = sorted(set(chips))
         index = np.array([distinct.index(chip) for chip in chips])
@@ -71,25 +72,12 @@ class AttentionTransfer(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             min_samples_leaf=min(40, max(2, len(X) // 50)),
             random_state=self.seed,
         ).fit(columns, np.log(y / rough), sample_weight=weight / weight.mean())
-        self.levels_ = np.zeros((2, 1))
-        return self
-
-    def adapt(self, X: Array, y: Array) -> AttentionTransfer:
-        """Correct by timed calls of another kind on the very chip, as a function of the time."""
-        self.levels_ = np.zeros((2, 1))
-        logs = np.log(self.predict(X))
-        errors = np.log(y) - logs
-        groups = np.array_split(np.argsort(logs, kind="stable"), LEVELS)
-        self.levels_ = np.array(
-            [[np.median(v[group]) for group in groups if len(group)] for v in (logs, errors)]
-        )
         return self
 
     def predict(self, X: Array) -> Array:
         """Milliseconds on the chip, (n,)."""
         rough = self._rough_ms(_terms(X, self.chip), X[:, 6] > 0)
-        logs = np.log(rough) + self.trees_.predict(_columns(X, self.chip))
-        return np.asarray(np.exp(logs + np.interp(logs, *self.levels_)))
+        return np.asarray(rough * np.exp(self.trees_.predict(_columns(X, self.chip))))
 
     def _rough_ms(self, terms: Array, causal: Array) -> Array:
         # a kind without any row takes the other's factors
