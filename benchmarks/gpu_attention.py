@@ -198,7 +198,7 @@ def transfer_bound(
             if g.gpu not in (gpu, group.gpu)
             or (g.gpu == gpu and has_other_kind and g.causal != group.causal)
         ]
-        if held and any(g.gpu != gpu for g in rest):
+        if held and any(g.gpu != gpu and g.causal == group.causal for g in rest):
             model = transfer(gpu, rest, chips)
             guesses = np.concatenate([model.predict(g.calls) for g in held])
             truths = np.concatenate([g.measured for g in held])
@@ -211,9 +211,7 @@ def transfer_bound(
 def sampled(group: Group) -> Group:
     """At most `TRANSFER_ROWS` of a group's rows."""
     chosen = np.random.default_rng(0).permutation(len(group.calls))[:TRANSFER_ROWS]
-    return Group(
-        group.gpu, group.causal, group.stack, group.calls[chosen], group.measured[chosen]
-    )
+    return Group(group.gpu, group.causal, group.stack, group.calls[chosen], group.measured[chosen])
 
 
 if __name__ == "__main__":

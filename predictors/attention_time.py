@@ -20,8 +20,7 @@ from predictors.op_time import Array, OpForm, Params, number, numbers, register_
 
 QUERY_TILES, KEY_TILES, HEAD_TILES = (64, 128, 192), (64, 128), (32, 64, 128)
 ELEMENT_BYTES = 2.0
-# FLOPs of the smallest and largest network sizes seen lie so far apart that a roofline needs no
-# more than what good kernels reach of each peak.
+# What good kernels reach of each peak.
 FLOP_SHARE, BYTE_SHARE = 0.6, 0.8
 
 
@@ -67,8 +66,8 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
     """Milliseconds of softmax(Q K^T) V for shapes (batch, heads, queries, keys, head_dim).
 
     Features outside the range of the fit count as the nearest inside, the roofline as it is, and
-    the upper bound widens by its own width for every octave of a size beyond. No prediction is
-    below the fastest time measured.
+    the upper bound widens by its own width for every octave of a size above those seen; smaller
+    ones take no longer than the smallest. No prediction is below the fastest time measured.
 
     Args:
         cores, flops_per_s, bandwidth_bytes_per_s: see `Chip`.
@@ -80,7 +79,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
     Attributes:
         floor_ms_: the fastest time seen.
         low_, high_: smallest and largest of each feature seen, (features,).
-        sizes_low_, sizes_high_: logs (base 2) of the smallest and largest of the five sizes, (5,).
+        largest_: logs (base 2) of the largest of the five sizes, (5,).
         layers_: weights and biases of the network, inputs and output rescaled.
         bound_: calibrated upper bound, after `calibrate`.
     """
@@ -110,7 +109,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             kv_heads: key and value heads where queries share them, (n,).
         """
         self.floor_ms_ = float(y.min())
-        self.sizes_low_, self.sizes_high_ = np.log2(X.min(axis=0)), np.log2(X.max(axis=0))
+        self.largest_ = np.log2(X.max(axis=0))
         inputs = self._inputs(X, kv_heads)
         self.low_, self.high_ = _short(inputs.min(axis=0)), _short(inputs.max(axis=0))
         target = np.log(y / self._roofline_ms(X, kv_heads))
@@ -143,8 +142,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         return np.maximum(predicted, self.floor_ms_)
 
     def upper_ratio(self, X: Array, kv_heads: Array | None = None) -> Array:
-        logs = np.log2(X)
-        beyond = np.maximum(self.sizes_low_ - logs, 0.0) + np.maximum(logs - self.sizes_high_, 0.0)
+        beyond = np.maximum(np.log2(X) - self.largest_, 0.0)
         width = np.log(self.bound_.ratio(self.predict(X, kv_heads)))
         return np.asarray(np.exp(width * (1.0 + beyond.sum(axis=1))))
 
@@ -157,8 +155,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             "floor_ms": self.floor_ms_,
             "low": self.low_.tolist(),
             "high": self.high_.tolist(),
-            "sizes_low": self.sizes_low_.tolist(),
-            "sizes_high": self.sizes_high_.tolist(),
+            "largest": self.largest_.tolist(),
             **self.bound_.to_params(),
         }
         for i, (weights, biases) in enumerate(self.layers_, start=1):
@@ -180,14 +177,13 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             raise ValueError("cores and peaks must be positive")
         form.floor_ms_ = number(params, "floor_ms")
         form.low_, form.high_ = numbers(params, "low"), numbers(params, "high")
-        form.sizes_low_ = numbers(params, "sizes_low")
-        form.sizes_high_ = numbers(params, "sizes_high")
+        form.largest_ = numbers(params, "largest")
         form.bound_ = UpperBound.from_params(params)
         n_inputs = form._inputs(np.ones((1, 5)), None).shape[1]
         if form.low_.shape != (n_inputs,) or form.high_.shape != (n_inputs,):
             raise ValueError(f"low and high must hold {n_inputs} numbers")
-        if form.sizes_low_.shape != (5,) or form.sizes_high_.shape != (5,):
-            raise ValueError("sizes_low and sizes_high must hold one number for each size")
+        if form.largest_.shape != (5,):
+            raise ValueError("largest must hold one number for each size")
         widths = [n_inputs, *map(len, biases)]
         form.layers_ = [
             (numbers(params, f"weights_{i + 1}").reshape(widths[i], widths[i + 1]), biases[i])
@@ -206,9 +202,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
 
     def _roofline_ms(self, X: Array, kv_heads: Array | None) -> Array:
         arithmetic, moving = self._peak_ms(X, kv_heads)
-        return np.asarray(
-            self.floor_ms_ + np.maximum(arithmetic / FLOP_SHARE, moving / BYTE_SHARE)
-        )
+        return np.asarray(self.floor_ms_ + np.maximum(arithmetic / FLOP_SHARE, moving / BYTE_SHARE))
 
     def _inputs(self, X: Array, kv_heads: Array | None) -> Array:
         """Logs of sizes, rooflines, waves and paddings, (n, 36)."""

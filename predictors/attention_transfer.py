@@ -9,6 +9,7 @@ one GPU from another.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -21,6 +22,8 @@ CACHE_BYTES_PER_CYCLE = 64.0  # of one multiprocessor
 # Tensor cores of this many FLOPs a cycle and up run FlashAttention-3, others its forerunner.
 ASYNCHRONOUS_FLOPS = 4000.0
 OTHER_KERNEL = 0.05  # weight in the trees of a GPU that runs the other kernel
+N_TERMS = 6
+MOST_LAUNCH_RATIO = 2.0
 
 
 class AttentionTransfer(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -51,20 +54,25 @@ class AttentionTransfer(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         kind = X[:, 6] > 0
         distinct = sorted(set(chips))
         index = np.array([distinct.index(chip) for chip in chips])
-        terms = np.empty((len(X), 6))
-        columns = np.empty((len(X), 9))
+        own = np.array([chip == self.chip for chip in distinct])[index]
+        terms, columns = np.empty((len(X), N_TERMS)), np.empty((len(X), 9))
         weight = np.empty(len(X))
         for i, chip in enumerate(distinct):
             rows = index == i
             terms[rows], columns[rows] = _terms(X[rows], chip), _columns(X[rows], chip)
             same = _is_asynchronous(chip) == _is_asynchronous(self.chip)
             weight[rows] = (1.0 if same else OTHER_KERNEL) / rows.sum()
-        self.coef_ = {}
-        for causal in np.unique(kind):
-            rows = kind == causal
-            balance = 1.0 / np.bincount(index[rows], minlength=len(distinct))[index[rows]]
-            self.coef_[bool(causal)] = _relative_nnls(terms[rows], y[rows], np.sqrt(balance))
-        rough = self._rough_ms(terms, kind)
+        rough = np.empty(len(X))
+        factors: dict[bool, dict[bool, Array]] = {True: {}, False: {}}
+        for mine in (True, False):
+            for causal in (True, False):
+                rows = (own == mine) & (kind == causal)
+                if rows.any():
+                    balance = 1.0 / np.bincount(index[rows])[index[rows]]
+                    coef = _relative_nnls(terms[rows], y[rows], np.sqrt(balance))
+                    factors[mine][causal] = coef
+                    rough[rows] = terms[rows] @ coef
+        self.coef_ = _combined(factors[True], factors[False])
         self.trees_ = HistGradientBoostingRegressor(
             loss="absolute_error",
             max_iter=self.max_iter,
@@ -79,11 +87,26 @@ class AttentionTransfer(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         rough = self._rough_ms(_terms(X, self.chip), X[:, 6] > 0)
         return np.asarray(rough * np.exp(self.trees_.predict(_columns(X, self.chip))))
 
-    def _rough_ms(self, terms: Array, causal: Array) -> Array:
+    def _rough_ms(self, terms: Array, causal: NDArray[np.bool_]) -> Array:
         # a kind without any row takes the other's factors
         first = next(iter(self.coef_.values()))
         full, masked = self.coef_.get(False, first), self.coef_.get(True, first)
         return np.where(causal, terms @ masked, terms @ full)
+
+
+def _combined(own: dict[bool, Array], others: dict[bool, Array]) -> dict[bool, Array]:
+    """Factors of the chip: its own by causal or not, else the others' with its own launches.
+
+    How long launches and waves take differs from GPU to GPU more than the clock tells, but alike
+    for both kinds.
+    """
+    combined = others | own
+    for causal in others.keys() - own.keys():
+        if (not causal) in own and (not causal) in others:
+            ratio = own[not causal][0] / max(others[not causal][0], 1e-9)
+            scale = np.clip(ratio, 1 / MOST_LAUNCH_RATIO, MOST_LAUNCH_RATIO)
+            combined[causal] = others[causal] * np.where(np.arange(N_TERMS) < 2, scale, 1.0)
+    return combined
 
 
 def _is_asynchronous(chip: Chip) -> bool:

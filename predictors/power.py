@@ -47,7 +47,13 @@ def product_load(
 
 
 def attention_load(
-    X: Array, seconds: Array, flops: Array, moved: Array, peak: float, bandwidth: float, cores: float
+    X: Array,
+    seconds: Array,
+    flops: Array,
+    moved: Array,
+    peak: float,
+    bandwidth: float,
+    cores: float,
 ) -> Array:
     """The same shares of fused attention of shapes (batch, heads, queries, ...), (n, 3).
 
