@@ -43,7 +43,7 @@ GPUS = {
 }
 TRANSFER_ROWS = 3000  # of each group: the factors need no more
 FEWEST = 40  # rows of a stack for a fit of its own
-FALLBACK_RATIO = 1.5  # upper bound of a transfer that no other GPU could judge
+FALLBACK_RATIO = 1.25  # upper bound of a transfer that no other GPU can judge
 
 
 @dataclass

@@ -27,6 +27,7 @@ class NeighbourTrees(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         grid_: measured logs by axis and by the other sizes.
+        filled_: which columns of neighbours hold any.
         near_, far_: trees with and without the neighbours' readings.
     """
 
@@ -39,15 +40,18 @@ class NeighbourTrees(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """Fit rows (n, columns) to positive numbers (n,)."""
         logs = np.log(y)
         self.grid_ = [self._lines(X, logs, axis) for axis in range(self.n_sizes)]
-        features = self._features(X)
-        self.near_ = self._trees().fit(np.column_stack([features, self._neighbours(X)]), logs)
+        features, neighbours = self._features(X), self._neighbours(X)
+        # trees cannot bin a column that is empty throughout
+        self.filled_ = ~np.isnan(neighbours).all(axis=0)
+        near = np.column_stack([features, neighbours[:, self.filled_]])
+        self.near_ = self._trees().fit(near, logs)
         self.far_ = self._trees().fit(features, logs)
         return self
 
     def predict(self, X: Array) -> Array:
         """The quantity, (n,)."""
         features, neighbours = self._features(X), self._neighbours(X)
-        near = self.near_.predict(np.column_stack([features, neighbours]))
+        near = self.near_.predict(np.column_stack([features, neighbours[:, self.filled_]]))
         last = neighbours[:, -8:]
         apart = np.isnan(last[:, 0]) & np.isnan(last[:, 2])
         return np.asarray(np.exp(np.where(apart, self.far_.predict(features), near)))
