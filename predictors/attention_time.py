@@ -66,8 +66,9 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
     """Milliseconds of softmax(Q K^T) V for shapes (batch, heads, queries, keys, head_dim).
 
     Features outside the range of the fit count as the nearest inside, the roofline as it is, and
-    the upper bound widens by its own width for every octave of a size above those seen; smaller
-    ones take no longer than the smallest. No prediction is below the fastest time measured.
+    the upper bound widens by its own width for every octave of a size above those seen, and of a
+    head dimension below (down to 32, to which kernels pad); smaller ones of the other sizes take no
+    longer than the smallest. No prediction is below the fastest time measured.
 
     Args:
         cores, flops_per_s, bandwidth_bytes_per_s: see `Chip`.
@@ -80,6 +81,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         floor_ms_: the fastest time seen.
         low_, high_: smallest and largest of each feature seen, (features,).
         largest_: logs (base 2) of the largest of the five sizes, (5,).
+        narrowest_: the smallest head dimension seen.
         layers_: weights and biases of the network, inputs and output rescaled.
         bound_: calibrated upper bound, after `calibrate`.
     """
@@ -109,7 +111,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             kv_heads: key and value heads where queries share them, (n,).
         """
         self.floor_ms_ = float(y.min())
-        self.largest_ = np.log2(X.max(axis=0))
+        self.largest_, self.narrowest_ = np.log2(X.max(axis=0)), float(X[:, 4].min())
         inputs = self._inputs(X, kv_heads)
         self.low_, self.high_ = _short(inputs.min(axis=0)), _short(inputs.max(axis=0))
         target = np.log(y / self._roofline_ms(X, kv_heads))
@@ -143,6 +145,8 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
 
     def upper_ratio(self, X: Array, kv_heads: Array | None = None) -> Array:
         beyond = np.maximum(np.log2(X) - self.largest_, 0.0)
+        padded = np.maximum(X[:, 4], HEAD_TILES[0])
+        beyond[:, 4] += np.maximum(np.log2(self.narrowest_ / padded), 0.0)
         width = np.log(self.bound_.ratio(self.predict(X, kv_heads)))
         return np.asarray(np.exp(width * (1.0 + beyond.sum(axis=1))))
 
@@ -156,6 +160,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             "low": self.low_.tolist(),
             "high": self.high_.tolist(),
             "largest": self.largest_.tolist(),
+            "narrowest": self.narrowest_,
             **self.bound_.to_params(),
         }
         for i, (weights, biases) in enumerate(self.layers_, start=1):
@@ -178,6 +183,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         form.floor_ms_ = number(params, "floor_ms")
         form.low_, form.high_ = numbers(params, "low"), numbers(params, "high")
         form.largest_ = numbers(params, "largest")
+        form.narrowest_ = number(params, "narrowest")
         form.bound_ = UpperBound.from_params(params)
         n_inputs = form._inputs(np.ones((1, 5)), None).shape[1]
         if form.low_.shape != (n_inputs,) or form.high_.shape != (n_inputs,):
@@ -196,6 +202,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
     def _peak_ms(self, X: Array, kv_heads: Array | None) -> tuple[Array, Array]:
         """Arithmetic and memory time at the peaks, (n,) each."""
         shared = X[:, 1] if kv_heads is None else kv_heads
+        X = np.column_stack([X[:, :4], np.maximum(X[:, 4], HEAD_TILES[0])])
         arithmetic = call_flops(X, self.causal) / self.flops_per_s
         moving = call_bytes(X, shared) / self.bandwidth_bytes_per_s
         return 1e3 * arithmetic, 1e3 * moving

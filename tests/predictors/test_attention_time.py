@@ -83,6 +83,14 @@ def test_beyond_the_fit_time_follows_the_roofline_with_a_wider_bound(fitted: Att
     assert outside > inside
 
 
+def test_narrow_heads_are_padded_and_less_certain(fitted: AttentionMLP) -> None:
+    calls = np.array([[64.0, 16, 1024, 1024, d] for d in (64, 32, 8)])
+    whole, half, narrow = fitted.predict(calls)
+    assert whole > half == pytest.approx(narrow, rel=0.1)
+    seen, unseen, least = fitted.upper_ratio(calls)
+    assert seen < unseen == pytest.approx(least, rel=0.1)
+
+
 def test_round_trip_through_json_is_exact(fitted: AttentionMLP) -> None:
     calls = _calls(100, 3)
     text = json.dumps(fitted.to_params())
