@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import judging
@@ -26,7 +27,7 @@ from predictors.attention_time import call_bytes, call_flops
 from predictors.conformal import UpperBound
 from predictors.neighbour_trees import NeighbourTrees
 from predictors.op_time import Array
-from predictors.power import PowerModel, attention_load, product_load
+from predictors.power import PRODUCT_START_S, PowerModel, attention_load, product_load
 
 COVERAGE = 0.9
 CORES = {"a100": 108, "h100": 132, "h200": 132, "l40s": 142, "b200": 148}
@@ -34,7 +35,7 @@ DEFAULT_CORES = 132
 # A meter averages over about a second, which is what a sweep gives to a call or more: of a reading
 # of attention so much is due to the calls before it. Taken from the H200's context attention.
 PERSISTENCE = 0.9
-SAME_SIZES = 3  # of five: neighbours in a sweep share as many
+SWEEP_SHARE = 0.6  # of neighbours with the same heads, in a sweep
 FEWEST = 40
 
 
@@ -137,7 +138,30 @@ def predict_products(
     trial = NeighbourTrees().fit(X[~out], y[~out])
     bound = UpperBound(COVERAGE).fit(trial.predict(X[out]), y[out])
     watts = np.minimum(NeighbourTrees().fit(X, y).predict(columns(rows)), limit(known))
+    tell_without_latency(rows, known, device, columns)
     return watts, watts * bound.ratio(watts)
+
+
+def tell_without_latency(
+    rows: list[TableRow],
+    known: list[TableRow],
+    device: Device,
+    columns: Callable[[list[TableRow]], Array],
+) -> None:
+    """The error of energy predicted from shapes alone, on stderr: the other reading."""
+
+    def ideal_s(some: list[TableRow]) -> Array:
+        # a share of a peak times the duration is the time at that peak
+        return PRODUCT_START_S + loads(some, device)[:, 1:].max(axis=1) * seconds(some)
+
+    def shape_columns(some: list[TableRow]) -> Array:
+        return np.column_stack([columns(some)[:, :4], np.log2(ideal_s(some))])
+
+    watts = power(known) * seconds(known) / ideal_s(known)
+    model = NeighbourTrees().fit(shape_columns(known), watts)
+    guess = model.predict(shape_columns(rows)) * ideal_s(rows)
+    error = metrics.mape(power(rows) * seconds(rows), guess)
+    print(f"linear, latency not given either: {error:.2f} %", file=sys.stderr, flush=True)
 
 
 def predict_attention(
@@ -151,29 +175,36 @@ def predict_attention(
     if len(known) < FEWEST:
         raise ProfileError("too few calls to fit.", "Give a table with power to --train.")
     kind = known[0].op.kind
-    persistence = PERSISTENCE if kind == "attention" and is_sweep(known) else 0.0
-    model = PowerModel(limit(known), persistence).fit(loads(known, device), power(known))
+    memory = persistence(known) if kind == "attention" else 0.0
+    model = PowerModel(limit(known), memory).fit(loads(known, device), power(known))
     bound = UpperBound(COVERAGE).fit(model.predict(loads(known, device)), power(known))
-    model.persistence = PERSISTENCE if is_sweep(rows) else 0.0
+    model.persistence = persistence(rows)
     used = loads(rows, device)
     watts = model.predict(used)
     steady = metrics.mape(power(rows), model.steady(used))
-    idle, busy, tensor, memory = model.coef_
+    idle, busy, tensor, moving = model.coef_
     print(
         f"fitted on {len(known)} {kind} calls: {idle:.0f} W idle, +{busy:.0f} W busy, "
-        f"+{tensor:.0f} W tensor peak, +{memory:.0f} W bandwidth; "
+        f"+{tensor:.0f} W tensor peak, +{moving:.0f} W bandwidth; "
         f"without the meter's memory {steady:.2f} %",
         file=sys.stderr,
     )
     return watts, watts * bound.ratio(watts)
 
 
-def is_sweep(rows: list[TableRow]) -> bool:
-    """Whether rows follow each other as in a sweep, most sizes staying from one to the next."""
-    sizes = shapes(rows)[:, [0, 1, 2, 4]]
-    if len(sizes) < 2:
-        return False
-    return bool(np.mean((sizes[1:] == sizes[:-1]).sum(axis=1) >= SAME_SIZES) > 0.4)
+def persistence(rows: list[TableRow]) -> float:
+    """Share of a reading of attention that the rows before it hold; 0 where they are no sweep.
+
+    In a sweep heads stay while batch and tokens change. Cells of that grid that a table lacks were
+    metered too, so over a thinned table the meter remembers less.
+    """
+    sizes = shapes(rows)
+    kv_heads = np.array([row.kv_heads for row in rows])
+    heads = np.column_stack([sizes[:, [1, 4]], kv_heads])
+    if len(rows) < 2 or np.mean((heads[1:] == heads[:-1]).all(axis=1)) < SWEEP_SHARE:
+        return 0.0
+    cells = len(np.unique(heads, axis=0)) * len(np.unique(sizes[:, [0, 2]], axis=0))
+    return float(PERSISTENCE ** max(1.0, cells / len(rows)))
 
 
 def tell(kind: str, rows: list[TableRow], watts: Array, train: list[TableRow]) -> None:

@@ -71,10 +71,15 @@ def test_attention_follows_from_products_alone(monkeypatch, tables, capsys):
     assert "linear calls" in shown.err
 
 
-def test_rows_out_of_order_are_no_sweep(tables):
+def test_the_meter_remembers_in_a_sweep_and_less_in_a_thinned_one(tables):
     rows = gpu_energy.metered(tables / "encoder.csv")
-    assert not gpu_energy.is_sweep(rows)
-    assert gpu_energy.is_sweep(sorted(rows, key=lambda row: (row.op.shape[1], row.op.shape[2])))
+    sweep = sorted(rows, key=lambda row: (row.op.shape[1], row.op.shape[2]))
+    alternating = [row for pair in zip(sweep[:12], sweep[12:], strict=True) for row in pair]
+    assert gpu_energy.persistence(alternating) == 0.0
+    assert gpu_energy.persistence(sweep[:1]) == 0.0
+    assert gpu_energy.persistence(sweep) == pytest.approx(0.9)
+    thinned = [sweep[i] for i in (0, 1, 3, 5, 7, 8, 10, 11, 12, 14, 16, 17, 18, 20, 21, 23)]
+    assert gpu_energy.persistence(thinned) == pytest.approx(0.9**1.5)
 
 
 @pytest.mark.parametrize(
