@@ -21,11 +21,19 @@ from fit_a100 import COVERAGE, DEVICES, arrays, folds_of, new_gemm
 from hw_profiles.errors import ProfileError
 from hw_profiles.profile import Device
 from hw_profiles.tables import GEMM_PRECISIONS, TableRow, read_sheet, read_table
-from predictors.gemm_time import RooflineMLP, other_stack
+from predictors.gemm_time import other_stack
+from predictors.op_time import Array
 
 # multiprocessors of GPUs that no profile is fitted for here, by the word in the sheet's name
 CORES = {key: cores for key, (_, _, cores) in DEVICES.items()} | {"h100": 132, "l4": 58, "a30": 56}
-FEWEST = 200  # train rows of a precision, and of a stack that is to judge others
+FEWEST = 200  # train rows of a precision
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = judging.arguments(__doc__ or "", spec=True)
+    parser.add_argument("--precision", metavar="NAME", help="such as bfloat16 or int4_wo")
+    return judging.run(judge, parser)
 
 
 def judge(given: argparse.Namespace) -> dict[str, float]:
@@ -40,46 +48,36 @@ def judge(given: argparse.Namespace) -> dict[str, float]:
                 f"the train tables hold {len(rows)} rows of {precision}; a fit needs {FEWEST}.",
                 "Add a table that has them, or choose another by --precision.",
             )
-        form = fit(precision, rows, device)
-        shapes, times = arrays([row for row in test if row.op.precision == precision])
-        predicted = form.predict(shapes)
-        parts.append((times, predicted, predicted * form.upper_ratio(shapes)))
+        judged = [row for row in test if row.op.precision == precision]
+        parts += predict(precision, rows, judged, device)
     return judging.figures(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def fit(precision: str, rows: list[TableRow], device: Device) -> RooflineMLP:
-    """Fit on all rows, with a bound for another stack and other shapes.
+def predict(
+    precision: str, rows: list[TableRow], judged: list[TableRow], device: Device
+) -> list[tuple[Array, Array, Array]]:
+    """Measured, predicted and upper times of rows whose stack was trained on, and of others.
 
-    The bound is set on a quarter of the shapes by fits that lacked them: of several stacks each is
-    predicted from every other one; of a single one the times are moved as other stacks' differ.
+    The bound is set on a quarter of the train shapes by a fit that lacked them; for a stack that
+    was not trained on their times are moved by as much as stacks differ.
     """
     started = time.perf_counter()
     shapes, times = arrays(rows)
     form = new_gemm(precision, device).fit(shapes, times)
     fitted = time.perf_counter() - started
-    pairs = _stack_pairs(np.array([row.stack for row in rows]))
     out = folds_of(shapes) == 0
-    predicted, measured = [], []
-    for known, judged in pairs or [(np.full(len(rows), True),) * 2]:
-        guess = new_gemm(precision, device).fit(shapes[known & ~out], times[known & ~out])
-        predicted.append(guess.predict(shapes[judged & out]))
-        measured.append(times[judged & out] if pairs else other_stack(times[judged & out]))
-    form.calibrate(np.concatenate(predicted), np.concatenate(measured), COVERAGE)
-    print(
-        f"{precision}: {len(rows)} rows fitted in {fitted:.0f} s, bound by "
-        f"{len(pairs) or 1} more fits in {time.perf_counter() - started - fitted:.0f} s",
-        file=sys.stderr,
-    )
-    return form
-
-
-def _stack_pairs(stacks: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Masks of every stack of enough rows and of all others; none if there is but one."""
-    names, counts = np.unique(stacks, return_counts=True)
-    large = names[counts >= FEWEST]
-    if len(large) < 2:
-        return []
-    return [(stacks == name, np.isin(stacks, large) & (stacks != name)) for name in large]
+    kept_out = new_gemm(precision, device).fit(shapes[~out], times[~out]).predict(shapes[out])
+    print(f"{precision}: {len(rows)} rows fitted in {fitted:.0f} s", file=sys.stderr)
+    known = {row.stack for row in rows}
+    parts = []
+    for seen in (True, False):
+        part = [row for row in judged if (row.stack in known) == seen]
+        if part:
+            form.calibrate(kept_out, times[out] if seen else other_stack(times[out]), COVERAGE)
+            part_shapes, measured = arrays(part)
+            predicted = form.predict(part_shapes)
+            parts.append((measured, predicted, predicted * form.upper_ratio(part_shapes)))
+    return parts
 
 
 def _rows(paths: list[Path], precision: str | None) -> list[TableRow]:
@@ -113,6 +111,4 @@ def _device(sheet: Path) -> Device:
 
 
 if __name__ == "__main__":
-    arguments = judging.arguments(__doc__ or "", spec=True)
-    arguments.add_argument("--precision", metavar="NAME", help="such as bfloat16 or int4_wo")
-    sys.exit(judging.run(judge, arguments))
+    sys.exit(main())

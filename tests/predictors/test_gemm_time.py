@@ -91,7 +91,9 @@ def test_a_quantized_product_adds_the_pass_over_its_inputs(fitted: RooflineMLP) 
 def test_the_same_seed_gives_the_same_fit() -> None:
     shapes = _shapes(300, 7)
     fits = [
-        RooflineMLP(CORES, FLOPS, BANDWIDTH, hidden=8, members=2, steps=100).fit(shapes, _true_ms(shapes))
+        RooflineMLP(CORES, FLOPS, BANDWIDTH, hidden=8, members=2, steps=100).fit(
+            shapes, _true_ms(shapes)
+        )
         for _ in range(2)
     ]
     np.testing.assert_array_equal(fits[0].predict(shapes), fits[1].predict(shapes))
