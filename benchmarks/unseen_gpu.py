@@ -23,6 +23,8 @@ from hw_profiles.tables import read_table
 from predictors.op_time import Array
 from predictors.unseen_gemm import UnseenGemm
 
+STEPS = 300  # of a fit of the tile model
+
 
 def judge(args: argparse.Namespace) -> dict[str, float]:
     """The figures of one device from the tables of the others."""
@@ -36,7 +38,7 @@ def judge(args: argparse.Namespace) -> dict[str, float]:
         raise ProfileError(
             f"{gpu.name} is in --train and in --test.", "It is to be a GPU of which no row is seen."
         )
-    model = UnseenGemm(gpu).fit([(other, *table) for other, table in train.items()])
+    model = UnseenGemm(gpu, steps=STEPS).fit([(other, *table) for other, table in train.items()])
     print(f"{gpu.name} after {time.perf_counter() - started:.0f} s", file=sys.stderr)
     predicted = model.predict(shapes)
     return judging.figures(times, predicted, predicted * model.upper_ratio(shapes))

@@ -8,6 +8,7 @@ three are estimated from its sheet.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ FLOPS_PER_CYCLE = {70: 1024, 75: 1024, 80: 2048, 86: 1024, 89: 1024, 90: 4096, 1
 # of a GPU of which nothing else is known
 USUAL_CLOCK_HZ = 1.8e9
 USUAL_L2_BYTES = 48 * MIB
-USUAL_WATTS_PER_FLOPS = 0.8e-12
+USUAL_WATTS_PER_FLOPS = 1e-12
+USUAL_CAPABILITY = 80.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +137,13 @@ def read_gpu(path: Path) -> Gpu:
             f"{path} is not a device sheet (no {missing.args[0]} under gpu).",
             "It needs mem_bw and bfloat16_tc_flops under `gpu:`.",
         ) from None
-    if not (0 < flops < float("inf") and 0 < bandwidth < float("inf")):
+    capability = values.get("sm_version", USUAL_CAPABILITY)
+    power = values.get("power", USUAL_WATTS_PER_FLOPS * flops)
+    if not all(0 < value < math.inf for value in (flops, bandwidth, capability, power)):
         raise ProfileError(
-            f"{path} states a peak that is no positive number.",
-            "Check mem_bw and bfloat16_tc_flops.",
+            f"{path} states a figure that is no positive number.",
+            "Check mem_bw, bfloat16_tc_flops, power and sm_version.",
         )
-    capability = values.get("sm_version", 80.0)
     known = known_gpu(words_of(path))
     per_cycle = FLOPS_PER_CYCLE.get(round(capability), 2048)
     return Gpu(
@@ -148,7 +151,7 @@ def read_gpu(path: Path) -> Gpu:
         capability=capability,
         flops_per_s=flops,
         bandwidth_bytes_per_s=bandwidth,
-        power_w=values.get("power") or USUAL_WATTS_PER_FLOPS * flops,
+        power_w=power,
         cores=known.cores if known else max(1, round(flops / per_cycle / USUAL_CLOCK_HZ)),
         l2_bytes=known.l2_bytes if known else USUAL_L2_BYTES,
         clock_hz=known.clock_hz if known else USUAL_CLOCK_HZ,

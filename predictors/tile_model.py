@@ -25,6 +25,9 @@ SOFTNESS = 20.0  # of the choice: kernels within 5 % of the fastest count alike
 STEP = 64  # of the inner loop
 # Half of a latency is in cycles, half in time: memory and the front end keep their own clocks.
 LATENCY_CLOCK_HZ = 1.8e9
+# Blocks of small tiles that share a multiprocessor, beyond one, for each that 128 x 128 would hold.
+SHARED_BLOCKS = 1.5
+UNIT, FEED, ENERGY, STORE, RES = 2048.0, 1.0, 1.0, 1.0, 0.0
 PRIOR_WEIGHT = 0.002
 # What the factors are before any timing: cycles, bytes per cycle and multiprocessor, or shares.
 # `tile_i` is the logit of the share of the peak that a tile sustains.
@@ -45,7 +48,6 @@ PRIOR: dict[str, float] = {
     "copies": math.log(6),
     "cache_sharpness": math.log(4),
     "overlap": math.log(3),
-    "shared_blocks": math.log(1.5),
     "power": math.log(2.5),
     **{
         f"tile_{i}": math.log(share / (1 - share))
@@ -131,6 +133,7 @@ def _milliseconds(shapes: Any, gpu: Gpu, factors: dict[str, Any]) -> Any:
     share = shares.repeat_interleave(len(SPLITS))
     cores, clock = float(gpu.cores), gpu.clock_hz
     peak = gpu.flops_per_s / cores / clock  # of one multiprocessor in a cycle
+    unit = (peak / UNIT) ** 0.5
     latency = 0.5 + 0.5 * clock / LATENCY_CLOCK_HZ
     overlap = 1.0 + f["overlap"]
 
@@ -142,12 +145,12 @@ def _milliseconds(shapes: Any, gpu: Gpu, factors: dict[str, Any]) -> Any:
     waves = torch.ceil(m / tile_m) * torch.ceil(n / tile_n) * split / cores
     work = together(
         2 * tile_m * tile_n * inner / (peak * share),
-        2 * (tile_m + tile_n) * inner / f["cache_rate"],
+        2 * (tile_m + tile_n) * inner / (f["cache_rate"] * unit**FEED),
     )
-    store = 2 * tile_m * tile_n / f["store_rate"]
+    store = 2 * tile_m * tile_n / (f["store_rate"] * unit**STORE)
     loop = (f["prologue"] + inner / STEP * f["step"]) * latency + store
     # blocks of small tiles share a multiprocessor and wait for memory together
-    shared = 1 + f["shared_blocks"] * torch.clamp(128 * 128 / (tile_m * tile_n), max=4.0)
+    shared = 1 + SHARED_BLOCKS * torch.clamp(128 * 128 / (tile_m * tile_n), max=4.0)
     busy = together(
         torch.ceil(waves) * (work + f["wave"] * latency + store), torch.ceil(waves / shared) * loop
     )
@@ -161,14 +164,14 @@ def _milliseconds(shapes: Any, gpu: Gpu, factors: dict[str, Any]) -> Any:
     rate = gpu.bandwidth_bytes_per_s / clock * f["memory_share"]
     moving = (
         moved * (1 - resident) / rate
-        + moved * resident / (cores * f["resident_rate"])
+        + moved * resident / (cores * f["resident_rate"] * unit**RES)
         + f["memory_latency"] * latency
     )
 
     # At the power limit the clock goes down with the cube root of what is asked.
     per_cycle = FLOPS_PER_CYCLE.get(round(gpu.capability))
     stated_clock = gpu.flops_per_s / cores / per_cycle if per_cycle else clock
-    asked = gpu.flops_per_s * stated_clock**2 / 1e30 / gpu.power_w
+    asked = gpu.flops_per_s * stated_clock**2 / 1e30 / gpu.power_w / unit**ENERGY
     use = 2 * m * k * n / (cores * peak) / together(busy, moving)
     over = torch.log(asked * use / f["power"]) / 3
     busy = busy * torch.exp(torch.nn.functional.softplus(10 * over) / 10)
