@@ -21,13 +21,15 @@ from predictors.op_time import Array
 TILES = ((16, 64), (32, 64), (64, 64), (64, 128), (128, 64), (128, 128), (128, 256), (256, 128))
 SPLITS = (1, 2, 4, 8, 16, 32)
 CHOICES = np.array([(*tile, split) for tile in TILES for split in SPLITS], np.float64)
-SOFTNESS = 20.0  # of the choice: kernels within 5 % of the fastest count alike
+SOFTNESS = 30.0  # of the choice: kernels within 3 % of the fastest count alike
 STEP = 64  # of the inner loop
 # Half of a latency is in cycles, half in time: memory and the front end keep their own clocks.
 LATENCY_CLOCK_HZ = 1.8e9
 # Blocks of small tiles that share a multiprocessor, beyond one, for each that 128 x 128 would hold.
 SHARED_BLOCKS = 1.5
-UNIT, FEED, ENERGY, STORE, RES = 2048.0, 1.0, 1.0, 1.0, 0.0
+# FLOPs per cycle and multiprocessor of the A100. What feeds a wider matrix unit and drains it grows
+# with this power of its width, and so does what it computes for the energy of a byte brought to it.
+MATRIX_UNIT, GROWTH = 2048.0, 0.75
 PRIOR_WEIGHT = 0.002
 # What the factors are before any timing: cycles, bytes per cycle and multiprocessor, or shares.
 # `tile_i` is the logit of the share of the peak that a tile sustains.
@@ -133,7 +135,7 @@ def _milliseconds(shapes: Any, gpu: Gpu, factors: dict[str, Any]) -> Any:
     share = shares.repeat_interleave(len(SPLITS))
     cores, clock = float(gpu.cores), gpu.clock_hz
     peak = gpu.flops_per_s / cores / clock  # of one multiprocessor in a cycle
-    unit = (peak / UNIT) ** 0.5
+    unit = (peak / MATRIX_UNIT) ** GROWTH
     latency = 0.5 + 0.5 * clock / LATENCY_CLOCK_HZ
     overlap = 1.0 + f["overlap"]
 
@@ -145,9 +147,9 @@ def _milliseconds(shapes: Any, gpu: Gpu, factors: dict[str, Any]) -> Any:
     waves = torch.ceil(m / tile_m) * torch.ceil(n / tile_n) * split / cores
     work = together(
         2 * tile_m * tile_n * inner / (peak * share),
-        2 * (tile_m + tile_n) * inner / (f["cache_rate"] * unit**FEED),
+        2 * (tile_m + tile_n) * inner / (f["cache_rate"] * unit),
     )
-    store = 2 * tile_m * tile_n / (f["store_rate"] * unit**STORE)
+    store = 2 * tile_m * tile_n / (f["store_rate"] * unit)
     loop = (f["prologue"] + inner / STEP * f["step"]) * latency + store
     # blocks of small tiles share a multiprocessor and wait for memory together
     shared = 1 + SHARED_BLOCKS * torch.clamp(128 * 128 / (tile_m * tile_n), max=4.0)
@@ -164,14 +166,14 @@ def _milliseconds(shapes: Any, gpu: Gpu, factors: dict[str, Any]) -> Any:
     rate = gpu.bandwidth_bytes_per_s / clock * f["memory_share"]
     moving = (
         moved * (1 - resident) / rate
-        + moved * resident / (cores * f["resident_rate"] * unit**RES)
+        + moved * resident / (cores * f["resident_rate"] * unit)
         + f["memory_latency"] * latency
     )
 
     # At the power limit the clock goes down with the cube root of what is asked.
     per_cycle = FLOPS_PER_CYCLE.get(round(gpu.capability))
     stated_clock = gpu.flops_per_s / cores / per_cycle if per_cycle else clock
-    asked = gpu.flops_per_s * stated_clock**2 / 1e30 / gpu.power_w / unit**ENERGY
+    asked = gpu.flops_per_s * stated_clock**2 / 1e30 / gpu.power_w / unit
     use = 2 * m * k * n / (cores * peak) / together(busy, moving)
     over = torch.log(asked * use / f["power"]) / 3
     busy = busy * torch.exp(torch.nn.functional.softplus(10 * over) / 10)
