@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hw_profiles.gpus import KNOWN
 from hw_profiles.profile import Device, DeviceProfile, FitError, NetworkModel, OpModel, Runtime
 from hw_profiles.tables import TableRow, read_sheet, read_table
 from predictors import metrics
@@ -33,11 +34,11 @@ COVERAGE = 0.9
 SHORT_TOKENS = 256  # what vision transformers ask for
 FOLDS = 4
 SOURCE = "ai-dynamo/aiconfigurator 095f58a5 (Apache-2.0)"
-# file stem of the sheet -> what the sheet does not say
+# the sheet, and what it does not say
 DEVICES = {
-    "a100": ("spec_a100_sxm.yaml", "NVIDIA A100-SXM4-80GB", 108),
-    "h200": ("spec_h200_sxm.yaml", "NVIDIA H200-SXM-141GB", 132),
-    "l40s": ("spec_l40s.yaml", "NVIDIA L40S", 142),
+    "a100": ("spec_a100_sxm.yaml", KNOWN["a100_sxm"]),
+    "h200": ("spec_h200_sxm.yaml", KNOWN["h200_sxm"]),
+    "l40s": ("spec_l40s.yaml", KNOWN["l40s"]),
 }
 ENCODERS = {
     "h200": "h200_sxm_encoder_attention.csv.gz",
@@ -91,8 +92,8 @@ def main() -> None:
     args = parser.parse_args()
     started = time.perf_counter()
     devices = {
-        key: read_sheet(args.data / sheet, name, cores)
-        for key, (sheet, name, cores) in DEVICES.items()
+        key: read_sheet(args.data / sheet, known.name, known.cores)
+        for key, (sheet, known) in DEVICES.items()
     }
     device = devices["a100"]
     rows = read_table(args.data / "a100_gemm.csv.gz").rows

@@ -54,7 +54,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, folder: Path, train: list[str], test: 
 def test_it_prints_one_object_of_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(unseen_gpu, "STEPS", 30)
+    monkeypatch.setattr(unseen_gpu, "STEPS", 15)
     tables = _made(tmp_path)
     odd = tables["l40s"].rename(tmp_path / "mystery.csv")
     named = f"{odd}={tmp_path / 'spec_l40s.yaml'}"
