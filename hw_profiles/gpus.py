@@ -37,7 +37,7 @@ class KnownGpu:
     clock_hz: float
 
 
-# words of the sheet's name, in any order and glued as they come -> the GPU; the longest match wins
+# words of a sheet's name, product first -> the GPU
 KNOWN = {
     "v100_sxm": KnownGpu("NVIDIA V100-SXM2", 80, 6 * MIB, 1.53e9),
     "v100_pcie": KnownGpu("NVIDIA V100-PCIE", 80, 6 * MIB, 1.38e9),
@@ -106,7 +106,7 @@ def words_of(path: Path) -> list[str]:
 
 
 def known_gpu(words: Iterable[str]) -> KnownGpu | None:
-    """The GPU of the table whose words are all among these; the first of a family if none is whole.
+    """The GPU of the table whose words are all among these, else the first of its product's name.
 
     >>> known_gpu(["spec", "l40s"]).cores
     142

@@ -30,7 +30,7 @@ SHARED_BLOCKS = 1.5
 # FLOPs per cycle and multiprocessor of the A100. What feeds a wider matrix unit and drains it grows
 # with this power of its width, and so does what it computes for the energy of a byte brought to it.
 MATRIX_UNIT, GROWTH = 2048.0, 0.75
-PRIOR_WEIGHT = 0.002
+PRIOR_WEIGHT = 0.002  # of a squared step from the prior, beside a mean error of the log
 # What the factors are before any timing: cycles, bytes per cycle and multiprocessor, or shares.
 # `tile_i` is the logit of the share of the peak that a tile sustains.
 PRIOR: dict[str, float] = {
