@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from gpu_attention import chip_of, groups_of, transfer
 
+from hw_profiles.gpus import read_device
 from hw_profiles.profile import Device, DeviceProfile, FitError, NetworkModel, OpModel, Runtime
-from hw_profiles.tables import TableRow, read_sheet, read_table
+from hw_profiles.tables import TableRow, read_table
 from predictors import metrics
 from predictors.attention_time import AttentionMLP
 from predictors.gemm_time import QuantizedGemm, RooflineMLP
@@ -34,12 +35,7 @@ COVERAGE = 0.9
 SHORT_TOKENS = 256  # what vision transformers ask for
 FOLDS = 4
 SOURCE = "ai-dynamo/aiconfigurator 095f58a5 (Apache-2.0)"
-# file stem of the sheet -> what the sheet does not say
-DEVICES = {
-    "a100": ("spec_a100_sxm.yaml", "NVIDIA A100-SXM4-80GB", 108),
-    "h200": ("spec_h200_sxm.yaml", "NVIDIA H200-SXM-141GB", 132),
-    "l40s": ("spec_l40s.yaml", "NVIDIA L40S", 142),
-}
+SHEETS = {"a100": "spec_a100_sxm.yaml", "h200": "spec_h200_sxm.yaml", "l40s": "spec_l40s.yaml"}
 ATTENTION = {
     "a100": ["a100_context_attention.csv.gz"],
     "h200": ["h200_sxm_context_attention_bf16.csv.gz", "h200_sxm_encoder_attention.csv.gz"],
@@ -87,11 +83,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     started = time.perf_counter()
-    devices = {
-        key: read_sheet(args.data / sheet, name, cores)
-        for key, (sheet, name, cores) in DEVICES.items()
-    }
-    device = devices["a100"]
+    device = read_device(args.data / SHEETS["a100"])
     rows = read_table(args.data / "a100_gemm.csv.gz").rows
     print(f"read the tables in {time.perf_counter() - started:.1f} s", file=sys.stderr)
     print(f"{'op':30s} {'kept out':34s} {'MAPE':>6s} {'median':>7s} {'tau':>6s} {'cover':>6s} rows")
@@ -262,16 +254,17 @@ def fit_attention(data: Path) -> OpModel:
     there set the bound. What is predicted for the shapes timed on them is then fitted by a form
     that a profile can carry.
     """
-    chips = {gpu: chip_of(data / sheet)[1] for gpu, (sheet, _, _) in DEVICES.items()}
+    sheets = {gpu: data / sheet for gpu, sheet in SHEETS.items()}
+    chips = dict(chip_of(sheet) for sheet in sheets.values())
     groups = {
-        gpu: [g for table in tables for g in groups_of(data / table)]
+        gpu: [g for table in tables for g in groups_of(data / table, [sheets[gpu]])]
         for gpu, tables in ATTENTION.items()
     }
     encoders = {gpu: [g for g in mine if not g.causal] for gpu, mine in groups.items()}
     guesses, truths, tokens = [], [], []
     for gpu, (encoder,) in ((gpu, mine) for gpu, mine in encoders.items() if mine):
         train = [g for mine in groups.values() for g in mine if g is not encoder]
-        guesses.append(transfer(gpu, train, chips).predict(encoder.calls))
+        guesses.append(transfer(encoder.gpu, train, chips).predict(encoder.calls))
         truths.append(encoder.measured)
         tokens.append(encoder.calls[:, 2])
         for limit in (SHORT_TOKENS, np.inf):
@@ -286,8 +279,8 @@ def fit_attention(data: Path) -> OpModel:
     show("attention", error)
     everything = [g for mine in groups.values() for g in mine]
     calls = np.unique(np.vstack([g.calls for mine in encoders.values() for g in mine]), axis=0)
-    times = transfer("a100", everything, chips).predict(calls)
-    chip = chips["a100"]
+    name, chip = chip_of(sheets["a100"])
+    times = transfer(name, everything, chips).predict(calls)
     form = AttentionMLP(chip.cores, chip.flops_per_s, chip.bandwidth_bytes_per_s, hidden=32)
     form.fit(calls[:, :5], times)
     show(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ import judging
 import numpy as np
 
 from hw_profiles.errors import ProfileError
-from hw_profiles.tables import read_sheet, read_table
+from hw_profiles.gpus import read_gpu, sheet_of
+from hw_profiles.tables import read_table
 from predictors import metrics
 from predictors.attention_time import AttentionMLP, Chip
 from predictors.attention_transfer import AttentionTransfer
@@ -30,17 +30,6 @@ from predictors.conformal import UpperBound
 from predictors.op_time import Array
 
 COVERAGE = 0.9
-# name in files -> multiprocessors, tensor FLOPs of one in a cycle (bf16, dense), MiB of L2 cache;
-# from NVIDIA's architecture white papers
-GPUS = {
-    "a100": (108, 2048, 40),
-    "h100": (132, 4096, 50),
-    "h200": (132, 4096, 50),
-    "l40s": (142, 1024, 96),
-    "l40": (142, 512, 96),
-    "l4": (58, 1024, 48),
-    "b200": (148, 8192, 126),
-}
 TRANSFER_ROWS = 3000  # of each group: the factors need no more
 FEWEST = 40  # rows of a stack for a fit of its own
 FALLBACK_RATIO = 1.25  # upper bound of a transfer that no other GPU can judge
@@ -70,11 +59,8 @@ def main() -> int:
 def judge(given: argparse.Namespace) -> dict[str, float]:
     """The figures of all rows of the test tables."""
     chips = dict(chip_of(path) for path in given.spec)
-    train = [group for path in given.train for group in groups_of(path)]
-    tests = [group for path in given.test for group in groups_of(path)]
-    for group in (*train, *tests):
-        if group.gpu not in chips:
-            raise ProfileError(f"no sheet of {group.gpu} is given.", "Add it to --spec.")
+    train = [group for path in given.train for group in groups_of(path, given.spec)]
+    tests = [group for path in given.test for group in groups_of(path, given.spec)]
     parts = []
     for group in tests:
         predicted, upper = predict(group, train, chips)
@@ -85,31 +71,15 @@ def judge(given: argparse.Namespace) -> dict[str, float]:
     return judging.figures(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def gpu_of(path: Path) -> str:
-    """The GPU that a file's name tells."""
-    names = "|".join(sorted(GPUS, key=len, reverse=True))
-    found = re.search(rf"(?<![a-z0-9])({names})(?![a-z0-9])", path.name.replace("_", " ").lower())
-    if found is None:
-        raise ProfileError(
-            f"the name of {path} tells no GPU.", f"It needs one of {', '.join(GPUS)}."
-        )
-    return found[1]
-
-
 def chip_of(path: Path) -> tuple[str, Chip]:
     """The GPU of a sheet, and what a time depends on of it."""
-    gpu = gpu_of(path)
-    cores, flops_per_cycle, cache = GPUS[gpu]
-    sheet = read_sheet(path, gpu, cores)
-    peak = sheet.peak_flops["bf16"]
-    bandwidth = sheet.bandwidth_bytes_per_s or 0.0
-    clock = peak / cores / flops_per_cycle
-    return gpu, Chip(float(cores), peak, bandwidth, clock, cache * 2.0**20)
+    gpu = read_gpu(path)
+    return gpu.name, Chip.of(gpu)
 
 
-def groups_of(path: Path) -> list[Group]:
-    """The attention of a table by kind and stack."""
-    gpu = gpu_of(path)
+def groups_of(path: Path, sheets: list[Path]) -> list[Group]:
+    """The attention of a table by kind and stack; its GPU's sheet is among those."""
+    gpu = read_gpu(sheet_of(path, sheets)).name
     rows = [row for row in read_table(path).rows if row.op.kind == "attention"]
     if not rows:
         raise ProfileError(f"{path} holds no attention.", "Give attention tables.")

@@ -19,9 +19,10 @@ import judging
 import numpy as np
 
 from hw_profiles.errors import ProfileError
+from hw_profiles.gpus import read_device
 from hw_profiles.op import PRECISIONS
 from hw_profiles.profile import Device
-from hw_profiles.tables import TableRow, read_sheet, read_table
+from hw_profiles.tables import TableRow, read_table
 from predictors import metrics
 from predictors.attention_time import call_bytes, call_flops
 from predictors.conformal import UpperBound
@@ -30,8 +31,6 @@ from predictors.op_time import Array
 from predictors.power import PRODUCT_START_S, PowerModel, attention_load, product_load
 
 COVERAGE = 0.9
-CORES = {"a100": 108, "h100": 132, "h200": 132, "l40s": 142, "b200": 148}
-DEFAULT_CORES = 132
 # A meter averages over about a second, which is what a sweep gives to a call or more: of a reading
 # of attention so much is due to the calls before it. Taken from the H200's context attention.
 PERSISTENCE = 0.9
@@ -46,7 +45,7 @@ def main() -> int:
 
 def judge(given: argparse.Namespace) -> dict[str, float]:
     """The figures of all rows of the test tables."""
-    device = sheet(given.spec)
+    device = read_device(given.spec)
     train = [row for path in given.train for row in metered(path)]
     parts = []
     for path in given.test:
@@ -63,12 +62,6 @@ def judge(given: argparse.Namespace) -> dict[str, float]:
     predicted = np.concatenate([part[1] for part in parts]) * ms
     upper = np.concatenate([part[2] for part in parts]) * ms
     return judging.figures(power(rows) * ms, predicted, upper)
-
-
-def sheet(path: Path) -> Device:
-    """The device of a sheet; its multiprocessors from the name of the file."""
-    cores = next((n for name, n in CORES.items() if name in path.name.lower()), DEFAULT_CORES)
-    return read_sheet(path, path.stem, cores)
 
 
 def metered(path: Path) -> list[TableRow]:
@@ -102,7 +95,7 @@ def seconds(rows: list[TableRow]) -> Array:
 def loads(rows: list[TableRow], device: Device) -> Array:
     """Shares of the device that calls of one kind use, (n, 3)."""
     sizes, time = shapes(rows), seconds(rows)
-    bandwidth, cores = device.bandwidth_bytes_per_s or 0.0, float(device.cores or DEFAULT_CORES)
+    bandwidth, cores = device.bandwidth_bytes_per_s or 0.0, float(device.cores or 1)
     native = device.peak_flops["bf16"]
     if rows[0].op.kind == "attention":
         causal = np.array([row.causal for row in rows])

@@ -9,23 +9,21 @@ rows go into the one object that is printed; `--precision NAME` keeps that one a
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from pathlib import Path
 
 import judging
 import numpy as np
-from fit_a100 import COVERAGE, DEVICES, arrays, folds_of, new_gemm
+from fit_a100 import COVERAGE, arrays, folds_of, new_gemm
 
 from hw_profiles.errors import ProfileError
+from hw_profiles.gpus import read_device
 from hw_profiles.profile import Device
-from hw_profiles.tables import GEMM_PRECISIONS, TableRow, read_sheet, read_table
+from hw_profiles.tables import GEMM_PRECISIONS, TableRow, read_table
 from predictors.gemm_time import other_stack
 from predictors.op_time import Array
 
-# multiprocessors of GPUs that no profile is fitted for here, by the word in the sheet's name
-CORES = {key: cores for key, (_, _, cores) in DEVICES.items()} | {"h100": 132, "l4": 58, "a30": 56}
 FEWEST = 200  # train rows of a precision
 
 
@@ -38,7 +36,7 @@ def main() -> int:
 
 def judge(given: argparse.Namespace) -> dict[str, float]:
     """The figures over all test rows."""
-    device = _device(given.spec)
+    device = read_device(given.spec)
     train, test = _rows(given.train, given.precision), _rows(given.test, given.precision)
     parts = []
     for precision in sorted({row.op.precision for row in test}):
@@ -96,18 +94,6 @@ def _rows(paths: list[Path], precision: str | None) -> list[TableRow]:
             f"Known precisions: {', '.join(GEMM_PRECISIONS)}.",
         )
     return rows
-
-
-def _device(sheet: Path) -> Device:
-    """The GPU of that sheet; its multiprocessors, which no sheet states, by the sheet's name."""
-    words = re.split(r"[^a-z0-9]+", sheet.stem.lower())
-    known = [word for word in words if word in CORES]
-    if not known:
-        raise ProfileError(
-            f"{sheet} is named after no GPU whose multiprocessors are known here.",
-            f"Known: {', '.join(sorted(CORES))}; a sheet is named like spec_a100_sxm.yaml.",
-        )
-    return read_sheet(sheet, known[0].upper(), CORES[known[0]])
 
 
 if __name__ == "__main__":

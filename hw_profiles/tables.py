@@ -111,7 +111,7 @@ def read_sheet(path: Path, name: str, cores: int) -> Device:
     Raises:
         ProfileError: if the file cannot be read or lacks the bandwidth or the bf16 peak.
     """
-    values = _gpu_section(_text(path, MAX_SHEET_BYTES))
+    values = read_sheet_values(path)
     try:
         peaks = {"bf16": values["bfloat16_tc_flops"]}
         if "int8_tc_flops" in values:
@@ -131,6 +131,15 @@ def read_sheet(path: Path, name: str, cores: int) -> Device:
             f"{path} is not a device sheet (no {missing.args[0]} under gpu).",
             "It needs mem_bw, mem_capacity and bfloat16_tc_flops under `gpu:`.",
         ) from None
+
+
+def read_sheet_values(path: Path) -> dict[str, float]:
+    """The numbers under `gpu:` of a vendor's sheet, by their names there.
+
+    Raises:
+        ProfileError: if the file cannot be read.
+    """
+    return _gpu_section(_text(path, MAX_SHEET_BYTES))
 
 
 def _gemm_row(precisions: dict[str, str], record: dict[str, str]) -> TableRow | None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit
 from sklearn.base import BaseEstimator, RegressorMixin
 
+from hw_profiles.gpus import FLOPS_PER_CYCLE, Gpu
 from predictors.conformal import UpperBound
-from predictors.gemm_time import _short, _train_mlp
 from predictors.op_time import Array, OpForm, Params, number, numbers, register_form
+from predictors.perceptrons import Perceptrons, short
 
 QUERY_TILES, KEY_TILES, HEAD_TILES = (64, 128, 192), (64, 128), (32, 64, 128)
 ELEMENT_BYTES = 2.0
@@ -40,6 +40,15 @@ class Chip(NamedTuple):
     bandwidth_bytes_per_s: float
     clock_hz: float
     cache_bytes: float
+
+    @classmethod
+    def of(cls, gpu: Gpu) -> Chip:
+        """The chip of a GPU whose sheet was read."""
+        per_cycle = FLOPS_PER_CYCLE.get(round(gpu.capability))
+        clock = gpu.flops_per_s / gpu.cores / per_cycle if per_cycle else gpu.clock_hz
+        return cls(
+            float(gpu.cores), gpu.flops_per_s, gpu.bandwidth_bytes_per_s, clock, gpu.l2_bytes
+        )
 
     @property
     def flops_per_cycle(self) -> float:
@@ -74,7 +83,8 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         cores, flops_per_s, bandwidth_bytes_per_s: see `Chip`.
         causal: whether these calls skip what lies ahead of a query.
         hidden: units of each of the two hidden layers.
-        epochs: passes over the rows, at 9,000 rows; fewer in proportion for more rows.
+        members: networks whose mean is taken.
+        steps: of their training.
         seed: of the initial weights and of the order of rows.
 
     Attributes:
@@ -82,7 +92,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         low_, high_: smallest and largest of each feature seen, (features,).
         largest_: logs (base 2) of the largest of the five sizes, (5,).
         narrowest_: the smallest head dimension seen.
-        layers_: weights and biases of the network, inputs and output rescaled.
+        networks_: the perceptrons.
         bound_: calibrated upper bound, after `calibrate`.
     """
 
@@ -93,7 +103,8 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         bandwidth_bytes_per_s: float,
         causal: bool = False,
         hidden: int = 64,
-        epochs: int = 300,
+        members: int = 1,
+        steps: int = 12_000,
         seed: int = 0,
     ) -> None:
         self.cores = cores
@@ -101,7 +112,8 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         self.bandwidth_bytes_per_s = bandwidth_bytes_per_s
         self.causal = causal
         self.hidden = hidden
-        self.epochs = epochs
+        self.members = members
+        self.steps = steps
         self.seed = seed
 
     def fit(self, X: Array, y: Array, kv_heads: Array | None = None) -> AttentionMLP:
@@ -113,20 +125,10 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         self.floor_ms_ = float(y.min())
         self.largest_, self.narrowest_ = np.log2(X.max(axis=0)), float(X[:, 4].min())
         inputs = self._inputs(X, kv_heads)
-        self.low_, self.high_ = _short(inputs.min(axis=0)), _short(inputs.max(axis=0))
+        self.low_, self.high_ = short(inputs.min(axis=0)), short(inputs.max(axis=0))
         target = np.log(y / self._roofline_ms(X, kv_heads))
-        mean, scale = inputs.mean(axis=0), inputs.std(axis=0) + 1e-3
-        centre, spread = float(np.median(target)), float(target.std() + 1e-9)
-        epochs = max(20, round(self.epochs * min(1.0, 9000 / len(X))))
-        (w1, b1), (w2, b2), (w3, b3) = _train_mlp(
-            (inputs - mean) / scale, (target - centre) / spread, self.hidden, epochs, self.seed
-        )
-        w1 = w1 / scale[:, None]
-        self.layers_ = [
-            (_short(w1), _short(b1 - mean @ w1)),
-            (_short(w2), _short(b2)),
-            (_short(w3 * spread), _short(b3 * spread + centre)),
-        ]
+        self.networks_ = Perceptrons(self.members, self.hidden, self.steps, self.seed)
+        self.networks_.fit(inputs, target)
         return self
 
     def calibrate(self, predicted: Array, measured: Array, coverage: float) -> AttentionMLP:
@@ -136,11 +138,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
 
     def predict(self, X: Array, kv_heads: Array | None = None) -> Array:
         values = np.clip(self._inputs(X, kv_heads), self.low_, self.high_)
-        for i, (weights, biases) in enumerate(self.layers_):
-            values = values @ weights + biases
-            if i < len(self.layers_) - 1:
-                values *= expit(values)
-        predicted = self._roofline_ms(X, kv_heads) * np.exp(values[:, 0])
+        predicted = self._roofline_ms(X, kv_heads) * np.exp(self.networks_.predict(values))
         return np.maximum(predicted, self.floor_ms_)
 
     def upper_ratio(self, X: Array, kv_heads: Array | None = None) -> Array:
@@ -151,7 +149,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         return np.asarray(np.exp(width * (1.0 + beyond.sum(axis=1))))
 
     def to_params(self) -> Params:
-        params: Params = {
+        return {
             "cores": float(self.cores),
             "flops_per_s": float(self.flops_per_s),
             "bandwidth_bytes_per_s": float(self.bandwidth_bytes_per_s),
@@ -161,22 +159,17 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             "high": self.high_.tolist(),
             "largest": self.largest_.tolist(),
             "narrowest": self.narrowest_,
+            **self.networks_.to_params(),
             **self.bound_.to_params(),
         }
-        for i, (weights, biases) in enumerate(self.layers_, start=1):
-            params[f"weights_{i}"] = weights.ravel().tolist()
-            params[f"biases_{i}"] = biases.tolist()
-        return params
 
     @classmethod
     def from_params(cls, params: Params) -> AttentionMLP:
-        biases = [numbers(params, f"biases_{i}") for i in (1, 2, 3)]
         form = cls(
             cores=number(params, "cores"),
             flops_per_s=number(params, "flops_per_s"),
             bandwidth_bytes_per_s=number(params, "bandwidth_bytes_per_s"),
             causal=bool(number(params, "causal")),
-            hidden=len(biases[0]),
         )
         if not min(form.cores, form.flops_per_s, form.bandwidth_bytes_per_s) > 0:
             raise ValueError("cores and peaks must be positive")
@@ -190,13 +183,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             raise ValueError(f"low and high must hold {n_inputs} numbers")
         if form.largest_.shape != (5,):
             raise ValueError("largest must hold one number for each size")
-        widths = [n_inputs, *map(len, biases)]
-        form.layers_ = [
-            (numbers(params, f"weights_{i + 1}").reshape(widths[i], widths[i + 1]), biases[i])
-            for i in range(3)
-        ]
-        if widths[-1] != 1:
-            raise ValueError("the network must have one output")
+        form.networks_ = Perceptrons.from_params(params, n_inputs)
         return form
 
     def _peak_ms(self, X: Array, kv_heads: Array | None) -> tuple[Array, Array]:

@@ -10,15 +10,13 @@ where these form a lattice, as those of the public tables do.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
-from scipy.special import expit
 from sklearn.base import BaseEstimator, RegressorMixin
 
 from predictors.conformal import UpperBound
 from predictors.op_time import Array, OpForm, Params, number, numbers, register_form
+from predictors.perceptrons import Perceptrons
 from predictors.roofline_time import StreamTime
 
 # Tile sizes (rows, columns) that vendor libraries use on tensor cores.
@@ -38,9 +36,6 @@ TILES = (
 )
 ROW_TILES = (64, 128, 256)
 ROW_STEP = 16  # rows that the smallest tensor-core instruction takes
-BATCH = 192
-LEARNING_RATE = 2e-2
-DIGITS = 4  # significant digits kept of a fitted number
 # Share kept of what the networks miss at a timed shape; a disturbed timing misses by far more than
 # the limit (log). Between two software stacks 0.5 to 0.9 do equally well, on gaps nothing does.
 KEPT, KEPT_LIMIT = 0.5, 0.15
@@ -72,7 +67,7 @@ class RooflineMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
     Attributes:
         floor_ms_: the fastest time seen.
         low_, high_: logs (base 2) of the smallest and largest m, k, n seen, shape (3,).
-        layers_: weights (members, in, out) and biases (members, out), inputs and output rescaled.
+        networks_: the perceptrons.
         lattice_: the timed sizes m, k, n, three arrays; empty if they form no lattice.
         kept_: log corrections at the lattice's points, shape (len m, len k, len n).
         bound_: calibrated upper bound, after `calibrate`.
@@ -106,22 +101,9 @@ class RooflineMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         self.low_, self.high_ = np.log2(X.min(axis=0)), np.log2(X.max(axis=0))
         inputs = self._inputs(X)
         target = np.log(y / self._roofline_ms(X))
-        mean, scale = inputs.mean(axis=0), inputs.std(axis=0)
-        scale[scale < 1e-6] = 1.0  # a size that never varies says nothing
-        centre, spread = float(np.median(target)), float(target.std() + 1e-9)
-        (w1, b1), (w2, b2), (w3, b3) = _train_mlps(
-            (inputs - mean) / scale,
-            (target - centre) / spread,
-            (self.members, self.hidden, self.steps, self.seed),
-        )
-        # the rescaling is folded into the outer layers: fewer numbers to carry
-        w1 = w1 / scale[:, None]
-        self.layers_ = [
-            (_short(w1), _short(b1 - mean @ w1)),
-            (_short(w2), _short(b2)),
-            (_short(w3 * spread), _short(b3 * spread + centre)),
-        ]
-        self._keep(X, target - self._log_ratio(inputs))
+        self.networks_ = Perceptrons(self.members, self.hidden, self.steps, self.seed)
+        self.networks_.fit(inputs, target)
+        self._keep(X, target - self.networks_.predict(inputs))
         return self
 
     def calibrate(self, predicted: Array, measured: Array, coverage: float) -> RooflineMLP:
@@ -130,7 +112,7 @@ class RooflineMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         return self
 
     def predict(self, X: Array) -> Array:
-        log_ratio = self._log_ratio(self._inputs(X)) + self._kept_at(X)
+        log_ratio = self.networks_.predict(self._inputs(X)) + self._kept_at(X)
         return np.maximum(self._roofline_ms(X) * np.exp(log_ratio), self.floor_ms_)
 
     def upper_ratio(self, X: Array) -> Array:
@@ -140,7 +122,7 @@ class RooflineMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         return np.asarray(np.exp(width * (1.0 + beyond.sum(axis=1))))
 
     def to_params(self) -> Params:
-        params: Params = {
+        return {
             "cores": float(self.cores),
             "flops_per_s": float(self.flops_per_s),
             "bandwidth_bytes_per_s": float(self.bandwidth_bytes_per_s),
@@ -154,61 +136,30 @@ class RooflineMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
                 f"lattice_{name}": sizes.tolist()
                 for name, sizes in zip("mkn", self.lattice_, strict=True)
             },
+            **self.networks_.to_params(),
             **self.bound_.to_params(),
         }
-        for i, (weights, biases) in enumerate(self.layers_, start=1):
-            params[f"weights_{i}"] = weights.ravel().tolist()
-            params[f"biases_{i}"] = biases.ravel().tolist()
-        return params
 
     @classmethod
     def from_params(cls, params: Params) -> RooflineMLP:
-        biases = [numbers(params, f"biases_{i}") for i in (1, 2, 3)]
-        members = len(biases[-1])  # one output each
         form = cls(
             cores=number(params, "cores"),
             flops_per_s=number(params, "flops_per_s"),
             bandwidth_bytes_per_s=number(params, "bandwidth_bytes_per_s"),
             weight_bytes=number(params, "weight_bytes"),
             activation_bytes=number(params, "activation_bytes"),
-            hidden=len(biases[0]) // max(members, 1),
-            members=members,
         )
         form.floor_ms_ = number(params, "floor_ms")
         form.low_, form.high_ = numbers(params, "low"), numbers(params, "high")
         if form.low_.shape != (3,) or form.high_.shape != (3,):
             raise ValueError("low and high must hold one number for m, k and n")
-        if not members:
-            raise ValueError("there must be at least one network")
         form.bound_ = UpperBound.from_params(params)
-        inputs = form._inputs(np.ones((1, 3))).shape[1]
-        widths = [inputs, form.hidden, form.hidden, 1]
-        form.layers_ = [
-            (
-                numbers(params, f"weights_{i}").reshape(members, a, b),
-                biases[i - 1].reshape(members, b),
-            )
-            for i, (a, b) in enumerate(pairwise(widths), start=1)
-        ]
+        form.networks_ = Perceptrons.from_params(params, form._inputs(np.ones((1, 3))).shape[1])
         form.lattice_ = [numbers(params, f"lattice_{name}") for name in "mkn"]
         if any(np.any(np.diff(sizes) <= 0) or np.any(sizes <= 0) for sizes in form.lattice_):
             raise ValueError("the sizes of the lattice must be positive and ascend")
         form.kept_ = numbers(params, "kept").reshape([len(sizes) for sizes in form.lattice_])
         return form
-
-    def _log_ratio(self, inputs: Array) -> Array:
-        """Mean log of the ratio to the roofline that the networks give, shape (n,)."""
-        values = inputs.astype(np.float32)  # half the time, and far finer than the error
-        total = np.zeros(len(inputs))
-        layers = [(w.astype(np.float32), b.astype(np.float32)) for w, b in self.layers_]
-        for member in range(len(layers[0][0])):
-            hidden = values
-            for i, (weights, biases) in enumerate(layers):
-                hidden = hidden @ weights[member] + biases[member]
-                if i < len(layers) - 1:
-                    hidden *= expit(hidden)
-            total += hidden[:, 0]
-        return total / len(layers[0][0])
 
     def _keep(self, X: Array, missed: Array) -> None:
         """Note what the networks missed at the timed shapes, if these form a lattice."""
@@ -301,63 +252,3 @@ class QuantizedGemm(OpForm):
     def from_params(cls, params: Params) -> QuantizedGemm:
         passed: Params = {name: params[f"pass_{name}"] for name in StreamTime.names}
         return cls(RooflineMLP.from_params(params), StreamTime.from_params(passed))
-
-
-def _short(values: Array) -> Array:
-    """Rounded to few significant digits, so that what a profile carries is what was fitted."""
-    return np.array([float(f"{v:.{DIGITS}g}") for v in values.ravel()]).reshape(values.shape)
-
-
-def _train_mlps(
-    inputs: Array, target: Array, settings: tuple[int, int, int, int]
-) -> list[tuple[Array, Array]]:
-    """Train SiLU perceptrons side by side.
-
-    Args:
-        inputs: (n, columns).
-        target: (n,).
-        settings: networks, hidden units, steps, seed.
-
-    Returns:
-        Weights (networks, in, out) and biases (networks, out) of the three layers.
-    """
-    import torch
-    from torch.nn import functional
-
-    members, hidden, steps, seed = settings
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.as_tensor(inputs, dtype=torch.float32)
-    y = torch.as_tensor(target, dtype=torch.float32)
-    layers = []
-    for a, b in pairwise([x.shape[1], hidden, hidden, 1]):
-        weights = torch.empty(members, a, b).uniform_(-(a**-0.5), a**-0.5, generator=generator)
-        biases = torch.empty(members, 1, b).uniform_(-(a**-0.5), a**-0.5, generator=generator)
-        layers.append((weights.requires_grad_(), biases.requires_grad_()))
-    optimizer = torch.optim.AdamW(
-        [part for layer in layers for part in layer], lr=LEARNING_RATE, weight_decay=1e-3
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    batch = min(BATCH, len(x))
-    per_pass = len(x) // batch
-    for step in range(steps):
-        if step % per_pass == 0:
-            order = torch.stack(
-                [torch.randperm(len(x), generator=generator) for _ in range(members)]
-            )
-        start = step % per_pass * batch
-        rows = order[:, start : start + batch]
-        values = x[rows]
-        for i, (weights, biases) in enumerate(layers):
-            values = torch.baddbmm(biases, values, weights)
-            if i < len(layers) - 1:
-                values = functional.silu(values)
-        # near the absolute error: a few timings of the public tables are 20 times too slow
-        loss = functional.huber_loss(values[..., 0], y[rows], delta=0.05) * (members / 0.05)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return [
-        (w.detach().numpy().astype(np.float64), b.detach().numpy()[:, 0].astype(np.float64))
-        for w, b in layers
-    ]

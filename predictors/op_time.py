@@ -57,6 +57,7 @@ FORM_MODULES: list[str] = [
     "predictors.roofline_time",
     "predictors.gemm_time",
     "predictors.attention_time",
+    "predictors.unseen_gemm",
 ]
 _Form = TypeVar("_Form", bound=type[OpForm])
 

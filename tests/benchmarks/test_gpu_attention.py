@@ -9,17 +9,18 @@ import pytest
 HEAD = "framework,version,batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype,latency"
 PLAIN = "framework,version,batch_size,isl,num_heads,head_dim,attn_dtype,latency"
 SHEETS = {
-    "a100_sxm": (2.039e12, 312e12),
-    "h100_sxm": (3.35e12, 989e12),
-    "l40s": (0.864e12, 362.05e12),
+    "a100_sxm": (2.039e12, 312e12, 80),
+    "h100_sxm": (3.35e12, 989e12, 90),
+    "l40s": (0.864e12, 362.05e12, 89),
 }
 
 
 @pytest.fixture
 def tables(tmp_path):
     """Context tables of three GPUs and an encoder table of one; times of a launch and FLOPs."""
-    for name, (bandwidth, flops) in SHEETS.items():
+    for name, (bandwidth, flops, version) in SHEETS.items():
         lines = ["gpu:", f"  mem_bw: {bandwidth}", "  mem_capacity: 1e10"]
+        lines.append(f"  sm_version: {version}")
         sheet = tmp_path / f"spec_{name}.yaml"
         sheet.write_text("\n".join([*lines, f"  bfloat16_tc_flops: {flops}"]))
         rng = np.random.default_rng(len(name))
@@ -42,7 +43,7 @@ def run(monkeypatch, folder, train, test, sheets=tuple(SHEETS)):
     specs = [str(folder / f"spec_{name}.yaml") for name in sheets]
     given = ["--train", *paths[: len(train)], "--test", *paths[len(train) + 1 :], "--spec", *specs]
     monkeypatch.setattr(sys, "argv", ["gpu_attention.py", *given])
-    monkeypatch.setattr(gpu_attention.AttentionMLP.__init__, "__defaults__", (False, 16, 60, 0))
+    monkeypatch.setattr(gpu_attention.AttentionMLP.__init__, "__defaults__", (False, 16, 1, 600, 0))
     return gpu_attention.main()
 
 
@@ -52,7 +53,7 @@ def test_a_known_gpu_is_predicted_from_its_own_times(monkeypatch, tables, capsys
     made = json.loads(shown.out)
     assert made["rows"] == 120
     assert made["mape"] < 5
-    assert shown.err.startswith("l40s context V 1:")
+    assert shown.err.startswith("NVIDIA L40S context V 1:")
 
 
 def test_a_gpu_left_out_is_predicted_from_the_others(monkeypatch, tables, capsys):
@@ -77,9 +78,9 @@ def test_its_own_context_attention_helps_with_the_encoder(monkeypatch, tables, c
 @pytest.mark.parametrize(
     ("train", "test", "sheets", "message"),
     [
-        (["l40s_context"], ["a100_sxm_context"], ("l40s",), "no sheet of a100"),
+        (["l40s_context"], ["a100_sxm_context"], ("l40s",), "none fits"),
         (["l40s_context"], ["l40s_encoder"], ("l40s",), "no other GPU"),
-        (["l40s_context"], ["missing"], ("l40s",), "tells no GPU"),
+        (["l40s_context"], ["missing"], ("l40s",), "none fits"),
         (["l40s_context"], ["l40s_missing"], ("l40s",), "cannot read"),
     ],
 )

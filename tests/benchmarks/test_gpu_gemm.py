@@ -85,7 +85,6 @@ def test_each_precision_is_predicted_from_its_own_rows(tmp_path, sheet, monkeypa
     [
         ("a.csv", "spec_a100_sxm.yaml", ["--precision", "sq"], "hold no row of sq"),
         ("few.csv", "spec_a100_sxm.yaml", [], "a fit needs 200"),
-        ("a.csv", "spec_x1.yaml", [], "named after no GPU"),
         ("none.csv", "spec_a100_sxm.yaml", [], "cannot read"),
         ("broken.csv", "spec_a100_sxm.yaml", [], "malformed row in line 2"),
     ],

@@ -38,7 +38,7 @@ def _fitted(causal: bool) -> AttentionMLP:
     times = _true_ms(calls, causal) * np.exp(np.random.default_rng(1).normal(0, 0.02, 1000))
     times[::100] *= 5  # disturbed timings
     train = np.arange(1000) % 4 != 0
-    form = AttentionMLP(CORES, FLOPS, BANDWIDTH, causal, hidden=16, epochs=80)
+    form = AttentionMLP(CORES, FLOPS, BANDWIDTH, causal, hidden=16, steps=2000)
     form.fit(calls[train], times[train])
     return form.calibrate(form.predict(calls[~train]), times[~train], 0.9)
 
