@@ -3,8 +3,9 @@
 Over networks, the log latencies of devices vary along a few directions, each device with noise of
 its own. Factor analysis (Lawley and Maxwell 1971) finds the directions and what of each network's
 latencies is signal; where networks come with columns that describe them, a ridge regression on
-these is each network's prior. A new device is then a draw of what the known ones have in common:
-a Bayesian linear regression in the factors, whose prior is how known devices load on them.
+these is each network's prior. A new device is then either one of the known ones, a little changed,
+or a draw of what they have in common: Bayesian linear regressions in the factors, one for each
+device and scale that it could be near to, averaged by their evidence.
 
     transfer = DeviceTransfer().fit(latencies_ms)       # networks x known devices
     rows = transfer.choose()                            # the ten networks to measure
@@ -26,12 +27,16 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 # Noise variances of a new device that are weighed by their evidence, beside a signal of 1.
-NOISES = (0.03, 0.1, 0.3, 1.0)
+NOISES = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0)
+# How far a device is from a known one, as a share of how far devices load from nothing.
+NEARNESSES = (0.25, 0.5)
+# Scales of a new device, in standard deviations of the log of the known ones' scales.
+SCALES = np.linspace(-2, 2, 9)
+# Prior standard deviation of the level: as good as none.
+ANY_LEVEL = 100.0
 DESIGN_NOISE = 0.2
 # Prior standard deviation of the new device's level and scale when networks are chosen.
 DESIGN_PRIOR = 3.0
-# The scale of a new device's errors is that of this many prior measurements and its own.
-PRIOR_COUNT = 4.0
 EM_STEPS = 60
 MIN_UNIQUE = 0.002
 MIN_PRIOR = 0.02
@@ -64,8 +69,10 @@ class DeviceTransfer(BaseEstimator):  # type: ignore[misc]
         calibrate: whether to; without, the bound is that of a normal distribution.
 
     Attributes:
-        factors_: each network's factors, scaled so that a device's loadings have unit variance,
-            (networks, factors).
+        factors_: each network's, (networks, factors).
+        loadings_: of each known device's standardised log latency, (devices, factors).
+        scale_: middle standard deviation of a device's log latencies; scale_spread_: that of its
+            log over devices.
         quantile_: of errors over their predicted standard deviation.
     """
 
@@ -94,8 +101,11 @@ class DeviceTransfer(BaseEstimator):  # type: ignore[misc]
         if columns is not None:
             columns = _standardized(np.asarray(columns, np.float64))
         logs = np.log(X)
-        self.scale_ = float(np.mean(logs.std(axis=0)))
-        self.factors_ = _common_factors(_standardized(logs), self.factors, columns)
+        log_scales = np.log(np.maximum(logs.std(axis=0), 1e-6))
+        self.scale_ = float(np.exp(log_scales.mean()))
+        self.scale_spread_ = max(float(log_scales.std()), 0.1)
+        z = _standardized(logs)
+        self.factors_, self.loadings_ = _common_factors(z, self.factors, columns)
         self.quantile_ = 1.2816
         if self.calibrate and X.shape[1] > 2:
             self.quantile_ = self._calibrated(X, columns)
@@ -107,10 +117,11 @@ class DeviceTransfer(BaseEstimator):  # type: ignore[misc]
         Each is that which lowers most the summed posterior variance of all networks.
         """
         check_is_fitted(self)
-        mean = self.factors_ @ self.factors_.mean(axis=0)  # along what devices share
-        mean = DESIGN_PRIOR * mean / max(float(mean.std()), 1e-12)
-        level = np.full(len(mean), DESIGN_PRIOR)
-        design = np.column_stack([level, mean, self.factors_])
+        shared = self.factors_ @ self.loadings_.mean(axis=0)
+        shared = DESIGN_PRIOR * shared / max(float(shared.std()), 1e-12)
+        level = np.full(len(shared), DESIGN_PRIOR)
+        moment = self.loadings_.T @ self.loadings_ / len(self.loadings_)
+        design = np.column_stack([level, shared, self.factors_ @ _root(moment)])
         moment = design.T @ design / len(design)
         covariance = np.eye(design.shape[1])
         chosen: list[int] = []
@@ -140,10 +151,59 @@ class DeviceTransfer(BaseEstimator):  # type: ignore[misc]
             raise ValueError("at least two networks must be measured, each with its latency")
         if not (np.all(np.isfinite(latency_ms)) and np.all(latency_ms > 0)):
             raise ValueError("latencies must be positive")
-        mean, spread = _regression(self.factors_, rows, np.log(latency_ms) / self.scale_)
-        latency, spread = np.exp(mean * self.scale_), spread * self.scale_
+        logs = np.log(latency_ms)
+        middle = float(logs.mean())
+        mean, spread = self._averaged(rows, (logs - middle) / self.scale_)
+        latency, spread = np.exp(middle + mean * self.scale_), spread * self.scale_
         upper = latency * np.exp(np.maximum(self.quantile_ * spread, 0.0))
         return AdaptedDevice(latency, spread, upper)
+
+    def _averaged(self, rows: Rows, y: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of further measurements, (networks,) each.
+
+        A device has a level and a loading on each factor, together `1 + factors` numbers with a
+        normal prior in units of the device's scale.
+        """
+        known, inputs = (
+            self.loadings_,
+            np.column_stack([np.ones(len(self.factors_)), self.factors_]),
+        )
+        seen, n = inputs[rows], len(rows)
+        moment = known.T @ known / len(known)
+        shared = known.mean(axis=0, keepdims=True)
+        # (centres, covariance around them): a known device changed, or any that is like them all
+        priors = [(known, near**2 * moment) for near in NEARNESSES]
+        priors.append((shared, np.cov(known.T, ddof=1).reshape(moment.shape)))
+        scales = np.exp(SCALES * self.scale_spread_)
+        parts: list[tuple[Floats, Floats, Floats, float]] = []
+        for centres, covariance in priors:
+            prior = np.zeros((inputs.shape[1],) * 2)
+            prior[0, 0], prior[1:, 1:] = ANY_LEVEL**2, covariance
+            means = np.column_stack([np.zeros(len(centres)), centres])
+            left = y / scales[:, None, None] - means @ seen.T  # (scales, centres, n)
+            for noise in NOISES:
+                kernel = seen @ prior @ seen.T + noise * np.eye(n)
+                inverse = np.linalg.inv(kernel)
+                gain = prior @ seen.T @ inverse
+                evidence = -0.5 * np.sum((left @ inverse) * left, axis=2) - np.log(len(centres))
+                evidence -= 0.5 * float(np.linalg.slogdet(kernel)[1])
+                # the level is flat in ms, so that n measurements tell of a scale as n - 1 do
+                evidence -= ((n - 1) * np.log(scales) + 0.5 * SCALES**2)[:, None]
+                posterior = prior - gain @ seen @ prior
+                parts.append((evidence, means + left @ gain.T, posterior, noise))
+        highest = max(float(part[0].max()) for part in parts)
+        total, first, second, noises = 0.0, 0.0, 0.0, 0.0
+        for evidence, at, posterior, noise in parts:
+            weight = np.exp(evidence - highest)
+            by_scale = weight.sum(axis=1) * scales**2
+            total = total + float(weight.sum())
+            first = first + np.einsum("sc,s,scp->p", weight, scales, at)
+            second = second + np.einsum("sc,s,scp,scq->pq", weight, scales**2, at, at)
+            second = second + by_scale.sum() * posterior
+            noises = noises + float(by_scale.sum()) * noise
+        mean = inputs @ (first / total)
+        square = np.sum((inputs @ (second / total)) * inputs, axis=1)
+        return mean, np.sqrt(np.maximum(square - mean**2, 0.0) + noises / total)
 
     def _calibrated(self, X: Floats, columns: Floats | None) -> float:
         """The quantile that holds on a known device if it is left out, over devices.
@@ -172,8 +232,14 @@ def _standardized(values: Floats) -> Floats:
     return np.asarray((values - values.mean(axis=0)) / np.where(spread > 0, spread, 1.0))
 
 
-def _common_factors(z: Floats, wanted: int, columns: Floats | None) -> Floats:
-    """Posterior means of factors, turned to how devices load on them, (networks, factors).
+def _root(covariance: Floats) -> Floats:
+    """A square root of a covariance, (p, p)."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def _common_factors(z: Floats, wanted: int, columns: Floats | None) -> tuple[Floats, Floats]:
+    """Posterior means of factors (networks, factors), and loadings (devices, factors).
 
     Args:
         z: standardised log latencies, (networks, devices).
@@ -201,41 +267,4 @@ def _common_factors(z: Floats, wanted: int, columns: Floats | None) -> Floats:
         variance = np.maximum(1 - prior.var(axis=0), MIN_PRIOR)
     posterior = np.linalg.inv(np.diag(1 / variance) + precision)
     factors = prior + (z - prior @ loadings.T) @ weighted @ posterior
-    # the second moment of the known devices' loadings is the prior of the new one's
-    values, vectors = np.linalg.eigh(loadings.T @ loadings / devices)
-    return np.asarray(factors @ (vectors * np.sqrt(np.maximum(values, 0.0))))
-
-
-def _regression(factors: Floats, rows: Rows, y: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of further measurements, (networks,) each.
-
-    Loadings have unit prior variance, the level a flat prior; noise variances are averaged by
-    their evidence, with the scale of everything integrated out.
-    """
-    seen, ones = factors[rows], np.ones(len(rows))
-    n = len(rows)
-    log_evidence, means, variances = [], [], []
-    for noise in NOISES:
-        kernel = seen @ seen.T + noise * np.eye(n)
-        inverse = np.linalg.inv(kernel)
-        information = float(ones @ inverse @ ones)
-        level = float(ones @ inverse @ y) / information
-        left = y - level
-        alpha = inverse @ left
-        scale = (PRIOR_COUNT + float(left @ alpha)) / (PRIOR_COUNT + n - 1)
-        log_evidence.append(
-            -0.5 * np.linalg.slogdet(kernel)[1]
-            - 0.5 * np.log(information)
-            - 0.5 * (PRIOR_COUNT + n - 1) * np.log(scale)
-        )
-        cross = factors @ seen.T
-        solved = cross @ inverse
-        prior = np.sum(factors**2, axis=1) + noise
-        of_level = np.square(1 - solved @ ones) / information
-        means.append(level + cross @ alpha)
-        variances.append(scale * (prior - np.sum(solved * cross, axis=1) + of_level))
-    weight = np.exp(np.array(log_evidence) - max(log_evidence))
-    weight /= weight.sum()
-    mean = weight @ np.array(means)
-    variance = weight @ (np.array(variances) + np.square(np.array(means) - mean))
-    return mean, np.sqrt(np.maximum(variance, 1e-12))
+    return np.asarray(factors), loadings
