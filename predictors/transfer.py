@@ -32,6 +32,8 @@ NOISES = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0)
 NEARNESSES = (0.25, 0.5)
 # Scales of a new device, in standard deviations of the log of the known ones' scales.
 SCALES = np.linspace(-2, 2, 9)
+# Logs count up to so many standard deviations from the middle: a runtime may skip a whole network.
+FARTHEST = 4.0
 # Prior standard deviation of the level: as good as none.
 ANY_LEVEL = 100.0
 DESIGN_NOISE = 0.2
@@ -101,6 +103,9 @@ class DeviceTransfer(BaseEstimator):  # type: ignore[misc]
         if columns is not None:
             columns = _standardized(np.asarray(columns, np.float64))
         logs = np.log(X)
+        middle = np.median(logs, axis=0)
+        reach = FARTHEST * 1.4826 * np.median(np.abs(logs - middle), axis=0)
+        logs = np.where(reach > 0, np.clip(logs, middle - reach, middle + reach), logs)
         log_scales = np.log(np.maximum(logs.std(axis=0), 1e-6))
         self.scale_ = float(np.exp(log_scales.mean()))
         self.scale_spread_ = max(float(log_scales.std()), 0.1)
@@ -152,7 +157,9 @@ class DeviceTransfer(BaseEstimator):  # type: ignore[misc]
         if not (np.all(np.isfinite(latency_ms)) and np.all(latency_ms > 0)):
             raise ValueError("latencies must be positive")
         logs = np.log(latency_ms)
-        middle = float(logs.mean())
+        middle = float(np.median(logs))
+        reach = FARTHEST * self.scale_ * np.exp(-SCALES[0] * self.scale_spread_)
+        logs = np.clip(logs, middle - reach, middle + reach)
         mean, spread = self._averaged(rows, (logs - middle) / self.scale_)
         latency, spread = np.exp(middle + mean * self.scale_), spread * self.scale_
         upper = latency * np.exp(np.maximum(self.quantile_ * spread, 0.0))

@@ -101,6 +101,15 @@ def test_chosen_networks_tell_more_than_random_ones() -> None:
     assert np.mean(chosen) > np.mean(random)
 
 
+def test_networks_that_a_runtime_skips_do_not_count() -> None:
+    latencies, _ = _devices(9, 0)
+    skipped = latencies.copy()
+    skipped[::50, 3] *= 1e-3  # on a known device
+    skipped[::70, -1] *= 1e-3  # on the new one
+    new, _ = _adapted(skipped, calibrate=False)
+    assert spearmanr(new.latency_ms, latencies[:, -1]).statistic > 0.9
+
+
 def test_measurements_are_checked() -> None:
     latencies, _ = _devices(4, 0)
     transfer = DeviceTransfer(calibrate=False).fit(latencies)
