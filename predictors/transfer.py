@@ -33,7 +33,7 @@ NEARNESSES = (0.25, 0.5)
 # Scales of a new device, in standard deviations of the log of the known ones' scales.
 SCALES = np.linspace(-2, 2, 9)
 # Logs count up to so many standard deviations from the middle: a runtime may skip a whole network.
-FARTHEST = 4.0
+FARTHEST = 6.0
 # Prior standard deviation of the level: as good as none.
 ANY_LEVEL = 100.0
 DESIGN_NOISE = 0.2
