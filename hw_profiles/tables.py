@@ -76,7 +76,7 @@ def read_table(path: Path, fp8: bool = False) -> KernelTable:
         ProfileError: if the file cannot be read, has other columns, or holds a row that is no
             valid timing.
     """
-    reader = csv.DictReader(io.StringIO(_text(path)))
+    reader = csv.DictReader(io.StringIO(read_text(path)))
     columns = set(reader.fieldnames or ())
     read: Callable[[dict[str, str]], TableRow | None]
     if columns.issuperset(GEMM_COLUMNS):
@@ -139,7 +139,7 @@ def read_sheet_values(path: Path) -> dict[str, float]:
     Raises:
         ProfileError: if the file cannot be read.
     """
-    return _gpu_section(_text(path, MAX_SHEET_BYTES))
+    return _gpu_section(read_text(path, MAX_SHEET_BYTES))
 
 
 def _gemm_row(precisions: dict[str, str], record: dict[str, str]) -> TableRow | None:
@@ -214,7 +214,12 @@ def _gpu_section(text: str) -> dict[str, float]:
     return values
 
 
-def _text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
+def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
+    """The text of a file, unpacked where its name ends in `.gz`.
+
+    Raises:
+        ProfileError: if it cannot be read, is no text, or is longer than `limit` bytes.
+    """
     hint = "Check the path, and that the file is complete."
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
