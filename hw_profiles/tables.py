@@ -65,7 +65,7 @@ def read_table(path: Path) -> KernelTable:
         ProfileError: if the file cannot be read, has other columns, or holds a row that is no
             valid timing.
     """
-    reader = csv.DictReader(io.StringIO(_text(path)))
+    reader = csv.DictReader(io.StringIO(read_text(path)))
     columns = set(reader.fieldnames or ())
     if columns.issuperset(GEMM_COLUMNS):
         read = _gemm_row
@@ -99,7 +99,7 @@ def read_sheet(path: Path, name: str, cores: int) -> Device:
     Raises:
         ProfileError: if the file cannot be read or lacks the bandwidth or the bf16 peak.
     """
-    values = _gpu_section(_text(path, MAX_SHEET_BYTES))
+    values = _gpu_section(read_text(path, MAX_SHEET_BYTES))
     try:
         peaks = {"bf16": values["bfloat16_tc_flops"]}
         if "int8_tc_flops" in values:
@@ -181,7 +181,12 @@ def _gpu_section(text: str) -> dict[str, float]:
     return values
 
 
-def _text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
+def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
+    """The text of a file, unpacked where its name ends in `.gz`.
+
+    Raises:
+        ProfileError: if it cannot be read, is no text, or is larger than `limit` bytes.
+    """
     hint = "Check the path, and that the file is complete."
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
