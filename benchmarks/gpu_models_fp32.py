@@ -21,7 +21,7 @@ from pathlib import Path
 import hf_graph
 import judging
 import numpy as np
-from hf_graph import Graph, Kernel, Sizes
+from hf_graph import Kernel, Sizes
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.fp32_tables import (
@@ -37,7 +37,7 @@ from predictors.eager_queue import queued_ms
 from predictors.fp32_op_time import Fp32OpTimes
 
 COLUMNS = ("device", "model", "mode", "seq", "batch", "variant", "meas_e2e_latency")
-GRAPH_SPREAD = 0.04  # of the kernels that a graph leaves out or counts twice (log)
+GRAPH_SPREAD = 0.06  # of the kernels that a graph leaves out or counts twice (log)
 NORMAL_QUANTILE = 1.2816  # one-sided 90 %
 # One direction of the links between GPUs, bytes per second, times what collectives reach.
 LINKS = {"h100": 0.72 * 450e9, "a100": 0.72 * 300e9}
@@ -95,7 +95,9 @@ def read_models(path: Path) -> list[Row]:
             ) from None
         variant = (record.get("variant") or "").strip()
         rows.append(
-            Row(record["device"], record["model"], mode == "train", tokens, batch, variant, measured)
+            Row(
+                record["device"], record["model"], mode == "train", tokens, batch, variant, measured
+            )
         )
     if not rows:
         raise ProfileError(f"{path} holds no row.", "Check that the file is complete.")
@@ -136,8 +138,8 @@ class ModelTimes:
         graph = hf_graph.build(
             sizes, batch, row.tokens, row.train, variant.fused, shards=variant.tensor
         )
-        forward, kinds = self._pass_ms(graph, graph.forward)
-        backward, back_kinds = self._pass_ms(graph, graph.backward[::-1])
+        forward, kinds = self._pass_ms(graph.forward)
+        backward, back_kinds = self._pass_ms(graph.backward[::-1])
         exchange = self._exchange_ms(sizes, batch * row.tokens, row.train, variant, backward)
         slots = (variant.microbatches + variant.pipeline - 1) / variant.pipeline
         total = slots * (forward + backward) + exchange
@@ -149,9 +151,9 @@ class ModelTimes:
         spread = math.sqrt(sum(part**2 for part in parts) + GRAPH_SPREAD**2)
         return total, total * math.exp(NORMAL_QUANTILE * spread)
 
-    def _pass_ms(self, graph: Graph, kernels: list[Kernel]) -> tuple[float, dict[str, float]]:
+    def _pass_ms(self, kernels: list[Kernel]) -> tuple[float, dict[str, float]]:
         """Time of kernels in a queue, and the GPU's share of it by kind."""
-        distinct = {kernel: 0.0 for kernel in kernels}
+        distinct = {kernel: 0.0 for kernel in kernels if kernel != hf_graph.WAIT}
         for kind in {kernel.kind for kernel in distinct}:
             same = [kernel for kernel in distinct if kernel.kind == kind]
             times = self.ops.predict(kind, np.array([k.shape for k in same], float), self.sheet)
@@ -159,11 +161,17 @@ class ModelTimes:
                 count = kernel.launches if kind != "stream" else 1  # a stream's bytes are of all
                 distinct[kernel] = float(time) * kernel.factor * count
         by_kind: dict[str, float] = {}
-        for kernel in kernels:
+        issue = {k.kind: self.ops.issue_ms(k.kind, self.sheet) for k in distinct}
+        total, issued, running = 0.0, [], []
+        for kernel in [*kernels, hf_graph.WAIT]:
+            if kernel == hf_graph.WAIT:  # the queue runs empty
+                total += queued_ms(np.array(issued), np.array(running))
+                issued, running = [], []
+                continue
             by_kind[kernel.kind] = by_kind.get(kernel.kind, 0.0) + distinct[kernel]
-        issue = {kind: self.ops.issue_ms(kind, self.sheet) for kind in by_kind}
-        issued = np.array([kernel.launches * issue[kernel.kind] for kernel in kernels])
-        return queued_ms(issued, np.array([distinct[k] for k in kernels])), by_kind
+            issued.append(kernel.launches * issue[kernel.kind])
+            running.append(distinct[kernel])
+        return total, by_kind
 
     def _exchange_ms(
         self, sizes: Sizes, rows: int, train: bool, variant: Variant, backward_ms: float
@@ -206,9 +214,7 @@ def judge(given: argparse.Namespace) -> dict[str, dict[str, float]]:
         sheet = find_sheet(sheets, row.device, prefer=list(ops.devices_))
         predicted, upper = ModelTimes(ops, sheet).predict(sizes[row.model], row)
         found.setdefault(device_slug(row.device), []).append((row.measured_ms, predicted, upper))
-    return {
-        slug: judging.figures(*np.array(values).T) for slug, values in sorted(found.items())
-    }
+    return {slug: judging.figures(*np.array(values).T) for slug, values in sorted(found.items())}
 
 
 def main() -> int:

@@ -27,7 +27,8 @@ class Kernel:
     """One or more equal launches.
 
     Attributes:
-        kind: `linear`, `bmm`, `softmax`, `layer_norm` or `stream`.
+        kind: `linear`, `bmm`, `softmax`, `layer_norm`, `stream`, or `wait`: the host reads a
+            result and issues nothing until the GPU is done.
         shape: (batch, m, k, n) of a product, (rows, width) of a row-wise op, (bytes,) of a stream.
         launches: how many kernels share that shape, or together move those bytes.
         factor: time over that of the plain kind (a backward pass reads more than a forward one).
@@ -37,6 +38,9 @@ class Kernel:
     shape: tuple[float, ...]
     launches: int = 1
     factor: float = 1.0
+
+
+WAIT = Kernel("wait", ())
 
 
 @dataclass
@@ -127,6 +131,12 @@ class Graph:
             )
         else:
             self.stream(elements, UNARY, BINARY)
+
+    def wait(self, back: bool = False) -> None:
+        """The host needs a number from the GPU (how many tokens an expert gets)."""
+        self.forward.append(WAIT)
+        if self.train and back:
+            self.backward.append(WAIT)
 
     def repeat(self, part: Graph, times: int) -> None:
         self.forward += part.forward * times
@@ -448,8 +458,13 @@ def _experts(graph: Graph, sizes: Sizes, batch: int, rows: float) -> None:
     graph.stream(rows * sizes.embed, UNARY, UNARY)
     places = batch * sizes.expert_capacity
     for _ in range(sizes.experts):
-        graph.stream(places * sizes.embed, 4 * UNARY, 6 * UNARY, launches=14, back_launches=10)
+        graph.stream(rows, 2 * UNARY, launches=4)
+        graph.wait()  # for the number of its tokens, to gather them
+        graph.stream(places * sizes.embed, 2 * UNARY, 3 * UNARY, launches=5, back_launches=5)
+        graph.wait(back=True)
         _dense(graph, sizes, places)
+        graph.stream(places * sizes.embed, 2 * UNARY, 3 * UNARY, launches=5, back_launches=5)
+        graph.wait(back=True)  # to scatter them
     graph.stream(rows * sizes.embed, BINARY, 2 * BINARY, back_launches=3)
 
 

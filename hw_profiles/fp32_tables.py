@@ -183,6 +183,8 @@ def _words(name: str) -> set[str]:
 
 def _model(name: str) -> str:
     """The first word with a letter and a digit that is no amount of memory, else the whole."""
-    words = [w for w in re.findall(r"[a-z0-9]+", name.lower()) if not re.fullmatch(r"\d+gb", w)]
+    words: list[str] = [
+        w for w in re.findall(r"[a-z0-9]+", name.lower()) if not re.fullmatch(r"\d+gb", w)
+    ]
     models = [w for w in words if re.fullmatch(r"[a-z]+\d+[a-z]*", w)]
     return (models or ["_".join(words)])[0]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -37,6 +38,7 @@ FULL_ISSUE_LANES, FULL_ISSUE_SHARE = 128, 0.87
 # Boards whose big products reach less than this are held back by power, not by issue.
 POWER_BOUND_SHARE = 0.6
 MIN_ROWS = 20
+INTENSITY = 5  # the column of `_inputs` that places a product against the roofline's ridge
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class DeviceFit:
         row_shares: the same of row-wise ops at the widths of `WIDTHS`, by kind.
         product: predicts the log of a product's time over its roofline.
         big_share: median share of the arithmetic peak that big products reach.
+        product_spread: spread of a product's error (log) where its shape is new.
     """
 
     sheet: GpuSheet
@@ -57,6 +60,7 @@ class DeviceFit:
     row_shares: dict[str, Array]
     product: Any
     big_share: float
+    product_spread: float
 
 
 class Fp32OpTimes(BaseEstimator):  # type: ignore[misc]
@@ -162,28 +166,18 @@ class Fp32OpTimes(BaseEstimator):  # type: ignore[misc]
             table = kinds[table_kind]
             issue[kind] = float(np.clip(0.9 * table.latency_ms.min(), stream_ms, 2.5 * stream_ms))
             row_shares[kind] = _row_shares(table, issue[kind], sheet)
-        shapes, ratios, products = [], [], []
         for kind in PRODUCTS:
-            table = kinds[kind]
-            issue[kind] = float(np.quantile(table.latency_ms, 0.01))
-            alone = _without_issue(table.latency_ms, issue[kind])
-            clear = table.latency_ms > 2.5 * issue[kind]  # below, the host's time drowns the rest
-            clear = clear if clear.sum() >= MIN_ROWS else np.full(len(alone), True)
-            shapes.append(_inputs(table.shapes[clear], sheet, kind))
-            roofline = _roofline_ms(table.shapes[clear], sheet)
-            ratios.append(np.log(alone[clear] / roofline))
-            products.append((roofline > np.quantile(roofline, 0.8)) & (shapes[-1][:, 5] > 0))
-        target = np.concatenate(ratios)
-        big = np.concatenate(products)
+            issue[kind] = float(np.quantile(kinds[kind].latency_ms, 0.01))
+        inputs, target, big = _product_rows(kinds, sheet, issue)
+        halves = self._trees().fit(inputs[::2], target[::2])
         return DeviceFit(
             sheet=sheet,
             issue_ms=issue,
-            stream_share=float(
-                np.clip(1e3 / (per_byte * sheet.bandwidth_bytes_per_s), 0.05, 1.0)
-            ),
+            stream_share=float(np.clip(1e3 / (per_byte * sheet.bandwidth_bytes_per_s), 0.05, 1.0)),
             row_shares=row_shares,
-            product=self._trees().fit(np.concatenate(shapes), target),
+            product=self._trees().fit(inputs, target),
             big_share=float(np.exp(-np.median(target[big] if big.any() else target))),
+            product_spread=_spread(target[1::2] - halves.predict(inputs[1::2])),
         )
 
     def _trees(self) -> Any:
@@ -211,8 +205,10 @@ class Fp32OpTimes(BaseEstimator):  # type: ignore[misc]
                     shapes = STREAM_BYTES["add"] * shapes.prod(axis=1, keepdims=True)
                 alone = _without_issue(table.latency_ms, fit.issue_ms[ours])
                 big = alone >= np.quantile(alone, 0.5)  # what a network's time is made of
-                seen = self.predict(ours, shapes[big], fit.sheet)
-                own.setdefault(ours, []).append(_spread(alone[big], seen))
+                seen = np.log(alone[big] / self.predict(ours, shapes[big], fit.sheet))
+                own.setdefault(ours, []).append(
+                    fit.product_spread if ours in PRODUCTS else _spread(seen)
+                )
                 if len(self.devices_) > 1:
                     unseen = self.predict(ours, shapes[big], fit.sheet, without=name)
                     error = float(np.median(np.log(alone[big] / unseen)))
@@ -230,14 +226,32 @@ def _roofline_ms(shapes: Array, sheet: GpuSheet) -> Array:
     return np.asarray(1e3 * np.maximum(arithmetic, moved / sheet.bandwidth_bytes_per_s))
 
 
+def _product_rows(
+    kinds: dict[str, OpRows], sheet: GpuSheet, issue: dict[str, float]
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Inputs, logs of time over roofline, and which rows are big enough to show the peak."""
+    inputs, target, big = [], [], []
+    for kind in PRODUCTS:
+        table = kinds[kind]
+        clear = table.latency_ms > 2.5 * issue[kind]  # below, the host's time drowns the rest
+        clear = clear if clear.sum() >= MIN_ROWS else np.full(len(clear), True)
+        roofline = _roofline_ms(table.shapes[clear], sheet)
+        inputs.append(_inputs(table.shapes[clear], sheet, kind))
+        target.append(np.log(_without_issue(table.latency_ms[clear], issue[kind]) / roofline))
+        compute_bound = inputs[-1][:, INTENSITY] > 0
+        big.append((roofline > np.quantile(roofline, 0.8)) & compute_bound)
+    return np.concatenate(inputs), np.concatenate(target), np.concatenate(big)
+
+
 def _inputs(shapes: Array, sheet: GpuSheet, kind: str) -> Array:
-    """Sizes, place against the roofline's ridge, and waves of each tile, (n, 25)."""
+    """Sizes, place against the roofline's ridge, and waves of each tile, (n, 28)."""
     batch, m, k, n = shapes.T
     intensity = 2.0 * m * k * n / (4.0 * (m * k + k * n + m * n))
     ridge = sheet.flops_per_s / sheet.bandwidth_bytes_per_s
     columns = [np.log2(v) for v in (batch, m, k, n, batch * m * n)]
     columns += [np.clip(np.log2(intensity / ridge), -4.0, 4.0)]
     columns += [np.full(len(shapes), float(kind == "bmm"))]
+    columns += [_alignment(v) for v in (m, k, n)]  # what is loaded four numbers at a time
     for height, width in TILES:
         down, across = np.ceil(m / height), np.ceil(n / width)
         waves = batch * down * across / sheet.cores
@@ -249,13 +263,18 @@ def _inputs(shapes: Array, sheet: GpuSheet, kind: str) -> Array:
     return np.column_stack(columns)
 
 
+def _alignment(sizes: Array) -> Array:
+    """How often a size can be halved, at most twice; sizes of networks nearly always can."""
+    return np.asarray((sizes % 2 == 0).astype(np.float64) + (sizes % 4 == 0))
+
+
 def _affine(x: Array, y: Array) -> tuple[float, float]:
     """Intercept and slope by reweighted least squares on relative errors."""
     terms = np.column_stack([np.ones_like(x), x / x.mean()])
     weights = 1.0 / y
-    solution = np.zeros(2)
+    solution: Array = np.zeros(2)
     for _ in range(8):
-        solution = np.linalg.lstsq(terms * weights[:, None], y * weights, rcond=None)[0]
+        solution = np.asarray(np.linalg.lstsq(terms * weights[:, None], y * weights)[0])
         residual = np.abs(terms @ solution / y - 1.0)
         weights = 1.0 / y / np.sqrt(np.maximum(residual, 0.02))
     intercept = float(np.clip(solution[0], 1e-3, y.min()))
@@ -269,7 +288,7 @@ def _row_shares(table: OpRows, issue: float, sheet: GpuSheet) -> Array:
     moving = 1e3 * ROW_BYTES * table.shapes.prod(axis=1) / sheet.bandwidth_bytes_per_s
     shares, widths = moving / alone, np.log2(table.shapes[:, 1])
     near = [np.argsort(np.abs(widths - width))[:MIN_ROWS] for width in WIDTHS]
-    return np.clip([np.median(shares[rows]) for rows in near], 0.05, 1.0)
+    return np.asarray(np.clip([np.median(shares[rows]) for rows in near], 0.05, 1.0))
 
 
 def _at_width(shares: Array, widths: Array) -> Array:
@@ -281,8 +300,7 @@ def _without_issue(latency_ms: Array, issue: float) -> Array:
     return np.maximum(latency_ms - 0.85 * issue, 0.15 * latency_ms)
 
 
-def _spread(measured: Array, predicted: Array) -> float:
-    """Bias and scatter of the log ratio as one number: errors of a network's ops average out."""
-    errors = np.log(measured / predicted)
+def _spread(errors: Array) -> float:
+    """Bias and scatter of log errors as one number: half of the scatter averages out in a sum."""
     scatter = float(np.median(np.abs(errors - np.median(errors))))
     return float(np.hypot(np.median(errors), 0.5 * scatter))
