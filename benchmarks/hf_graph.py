@@ -184,29 +184,37 @@ def read_sizes(name: str, config: object) -> Sizes:
     except KeyError as missing:
         what = f"no {missing.args[0]}" if family else f"unknown model_type {words[0]!r}"
     except (TypeError, ValueError):
-        what = "a size that is no number"
+        what = "a size that is no positive number"
     raise ProfileError(
         f"the configuration {name!r} cannot be used: {what}.",
         "Known are bert, gpt2, opt and switch_transformers, with the fields of transformers.",
     )
 
 
-def _common(config: dict[str, object], embed: str, heads: str, hidden: str | None) -> dict:  # type: ignore[type-arg]
-    width, count = int(config[embed]), int(config[heads])  # type: ignore[call-overload]
-    inner = config.get(hidden) if hidden else None
+def _size(config: dict, key: str, default: int | None = None) -> int:
+    """A positive whole number of a configuration; `default` where it is missing or null."""
+    value = config.get(key) if default is not None else config[key]
+    size = int(default if value is None and default is not None else value)
+    if size < 1:
+        raise ValueError(key)
+    return size
+
+
+def _common(config: dict[str, object], embed: str, heads: str, hidden: str) -> dict:
+    width, count = _size(config, embed), _size(config, heads)
     return {
         "embed": width,
         "heads": count,
         "head_dim": width // count,
-        "hidden": int(inner or 4 * width),  # type: ignore[call-overload]
-        "vocabulary": int(config["vocab_size"]),  # type: ignore[call-overload]
+        "hidden": _size(config, hidden, 4 * width),
+        "vocabulary": _size(config, "vocab_size"),
     }
 
 
-def _bert(config: dict) -> Sizes:  # type: ignore[type-arg]
+def _bert(config: dict) -> Sizes:
     return Sizes(
         family="bert",
-        layers=int(config["num_hidden_layers"]),
+        layers=_size(config, "num_hidden_layers"),
         activation=str(config.get("hidden_act", "gelu")),
         dropout=float(config.get("hidden_dropout_prob", 0.1)),
         attention_dropout=float(config.get("attention_probs_dropout_prob", 0.1)),
@@ -214,10 +222,10 @@ def _bert(config: dict) -> Sizes:  # type: ignore[type-arg]
     )
 
 
-def _gpt(config: dict) -> Sizes:  # type: ignore[type-arg]
+def _gpt(config: dict) -> Sizes:
     return Sizes(
         family="gpt",
-        layers=int(config["n_layer"]),
+        layers=_size(config, "n_layer"),
         activation=str(config.get("activation_function", "gelu_new")),
         dropout=float(config.get("resid_pdrop", 0.1)),
         attention_dropout=float(config.get("attn_pdrop", 0.1)),
@@ -225,10 +233,10 @@ def _gpt(config: dict) -> Sizes:  # type: ignore[type-arg]
     )
 
 
-def _opt(config: dict) -> Sizes:  # type: ignore[type-arg]
+def _opt(config: dict) -> Sizes:
     return Sizes(
         family="opt",
-        layers=int(config["num_hidden_layers"]),
+        layers=_size(config, "num_hidden_layers"),
         activation=str(config.get("activation_function", "relu")),
         dropout=float(config.get("dropout", 0.1)),
         attention_dropout=float(config.get("attention_dropout", 0.0)),
@@ -236,25 +244,25 @@ def _opt(config: dict) -> Sizes:  # type: ignore[type-arg]
     )
 
 
-def _switch(config: dict) -> Sizes:  # type: ignore[type-arg]
-    layers = int(config["num_layers"])
+def _switch(config: dict) -> Sizes:
+    layers = _size(config, "num_layers")
     dropout = float(config.get("dropout_rate", 0.1))
     return Sizes(
         family="switch",
         layers=layers,
-        embed=int(config["d_model"]),
-        heads=int(config["num_heads"]),
-        head_dim=int(config["d_kv"]),
-        hidden=int(config["d_ff"]),
-        vocabulary=int(config["vocab_size"]),
+        embed=_size(config, "d_model"),
+        heads=_size(config, "num_heads"),
+        head_dim=_size(config, "d_kv"),
+        hidden=_size(config, "d_ff"),
+        vocabulary=_size(config, "vocab_size"),
         activation=str(config.get("dense_act_fn", "relu")),
         dropout=dropout,
         attention_dropout=dropout,
-        decoder_layers=int(config.get("num_decoder_layers") or layers),
-        experts=int(config["num_experts"]),
-        expert_capacity=int(config["expert_capacity"]),
-        sparse_step=int(config.get("encoder_sparse_step", 2)),
-        decoder_sparse_step=int(config.get("decoder_sparse_step", 2)),
+        decoder_layers=_size(config, "num_decoder_layers", layers),
+        experts=_size(config, "num_experts"),
+        expert_capacity=_size(config, "expert_capacity"),
+        sparse_step=_size(config, "encoder_sparse_step", 2),
+        decoder_sparse_step=_size(config, "decoder_sparse_step", 2),
     )
 
 
@@ -414,7 +422,7 @@ def _switch_graph(graph: Graph, sizes: Sizes, batch: int, tokens: int) -> Graph:
             for _ in range(2 if decoder else 1):  # itself, then the encoder's output
                 _switch_attention(graph, sizes, batch, tokens)
             _root_mean_square_norm(graph, rows, embed)
-            if sizes.experts and step > 0 and index % step == (1 if step > 1 else 0):
+            if index % step == (1 if step > 1 else 0):
                 _experts(graph, sizes, batch, rows)
             else:
                 _dense(graph, sizes, rows)

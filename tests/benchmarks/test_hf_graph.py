@@ -85,8 +85,8 @@ def test_dropout_is_of_training_only_and_none_at_zero():
         ([], "is no object"),
         ({"model_type": "llama"}, "unknown model_type 'llama'"),
         ({"model_type": "gpt2", "n_layer": 2}, "no n_embd"),
-        (GPT | {"n_layer": "many"}, "no number"),
-        (GPT | {"n_head": 0}, "no number"),
+        (GPT | {"n_layer": "many"}, "no positive number"),
+        (GPT | {"n_head": 0}, "no positive number"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_named(config, message):
