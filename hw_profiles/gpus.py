@@ -1,9 +1,10 @@
 """What vendor sheets of NVIDIA GPUs leave out: multiprocessors, second-level cache, clock.
 
-The figures are those of the vendor's architecture white papers and data sheets (V100, Turing,
-A100, GA102, Ada, H100, Blackwell), the clocks the highest that the driver offers (nvidia-smi
-`clocks.max.sm`). A GPU is found by the name of its sheet; of one that is not in the table the
-three are estimated from its sheet.
+The table was entered by hand and not checked against the vendor's documents row by row. Sure are
+the multiprocessors of the A100, H100 and L40S. Second sources disagree on the L4's multiprocessors
+(58 or 60), the L40S's cache (48 or 96 MiB; its timings show over 48) and that of the B200 and its
+kin (62 or 126 MiB): check a row before a profile rests on it. A GPU is found by the name of its
+sheet; of one that is not in the table the three are estimated from its sheet.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class KnownGpu:
-    """What a vendor's documents say of a GPU beside its peaks.
+    """What is known of a GPU beside the peaks of its sheet.
 
     Attributes:
         name: the full product name.

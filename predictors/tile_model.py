@@ -29,6 +29,7 @@ LATENCY_CLOCK_HZ = 1.8e9
 SHARED_BLOCKS = 1.5
 # FLOPs per cycle and multiprocessor of the A100. What feeds a wider matrix unit and drains it grows
 # with this power of its width, and so does what it computes for the energy of a byte brought to it.
+# The power is a choice between 0.5, 0.75 and 1 by leaving out the A100, H200 and L40S in turn.
 MATRIX_UNIT, GROWTH = 2048.0, 0.75
 PRIOR_WEIGHT = 0.002  # of a squared step from the prior, beside a mean error of the log
 # What the factors are before any timing: cycles, bytes per cycle and multiprocessor, or shares.
