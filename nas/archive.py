@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 import search_spaces
+from hw_profiles.profile import DeviceProfile
+from nas.budget import Budget
 from nas.candidate import LETTERS, CandidateSpace
 from nas.data.metric import METRICS
+from nas.errors import NotFoundError, StudyMismatchError
 from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
+from nas.setting import Setting
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import Study
+from nas.study import StoredTrials, Study, front_columns, on_front
 
 
 def read_study(studies: Studies, record: StudyRecord) -> Study:
-    """A study with all that belongs to it."""
-    trials = tuple(studies.trials(record.id))
+    """A study with all that belongs to it; its trials are read when they are needed."""
+
+    def load() -> list[TrialRecord]:
+        return studies.trials(record.id)
+
     return Study(
         record,
-        trials,
+        StoredTrials(studies.counts(record.id), _front(studies, record), load),
         tuple(studies.measurements(record.id)),
         tuple(studies.artefacts(record.id)),
-        (*record.request["reach"], *predictor_notes(record, trials)),
+        (*record.request["reach"], *predictor_notes(studies, record)),
     )
+
+
+def _front(studies: Studies, record: StudyRecord) -> list[TrialRecord]:
+    numbers, values = studies.figures(record.id, front_columns(record.objectives))
+    kept = numbers[on_front(record.objectives, values)]
+    return studies.trials(record.id, numbers=[int(n) for n in kept])
 
 
 def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
@@ -39,9 +53,47 @@ def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
     Raises:
         NotFoundError: if there is no such study or no database.
     """
+
+    def load() -> list[TrialRecord]:
+        with open_database(storage, create=False) as database:
+            return Studies(database).trials(found.record.id)
+
     with open_database(storage, create=False) as database:
         studies = Studies(database)
-        return read_study(studies, studies.find_study(name))
+        found = read_study(studies, studies.find_study(name))
+        assert isinstance(found.trials, StoredTrials)
+        return replace(found, trials=StoredTrials(found.trials.counts, found.trials.front, load))
+
+
+def profile_of(studies: Studies, study: StudyRecord) -> DeviceProfile:
+    """The profile that a study was begun with, whatever was measured since.
+
+    Raises:
+        StudyMismatchError: if this version cannot read it.
+    """
+    document = studies.load_profile(str(study.profile_fingerprint)).document
+    try:
+        return DeviceProfile.model_validate(document)
+    except ValidationError:
+        raise StudyMismatchError(
+            f"study {study.name!r} was begun by an older version, whose device profiles this one "
+            "cannot read.",
+            "Its trials stay readable (`nas pareto`); begin another with --study.",
+        ) from None
+
+
+def setting_of(studies: Studies, study: StudyRecord) -> Setting:
+    """A study's space on its target, under its budgets.
+
+    Raises:
+        StudyMismatchError: if this version cannot read its profile.
+    """
+    r = study.request
+    space = search_spaces.get(
+        study.space, study.preset, n_classes=r["n_classes"], in_channels=r["in_channels"]
+    )
+    budgets = [Budget(**limit) for limit in r["limits"]]
+    return Setting(space, profile_of(studies, study), study.batch_size, budgets, r["schemes"])
 
 
 def candidates_of(study: Study) -> CandidateSpace:
@@ -93,6 +145,45 @@ def list_studies(storage: str) -> list[dict[str, Any]]:
         ]
 
 
+def show(
+    name: str, number: int | None, failed: bool, storage: str = DEFAULT_STORAGE
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """The trials of a study, or one of them with why it was chosen.
+
+    Args:
+        name: of the study.
+        number: of the one trial; None for all.
+        failed: only those whose evaluation failed.
+        storage: SQLAlchemy URL.
+
+    Returns:
+        The trials as plain data, as rows of a table, and as lines if it is one.
+
+    Raises:
+        NotFoundError: if there is no such study or trial.
+    """
+    from nas.report.trial import failed_row, trial_json, trial_lines, trial_row
+
+    with open_database(storage, create=False) as database:
+        studies = Studies(database)
+        record = studies.find_study(name)
+        trials = studies.trials(
+            record.id,
+            numbers=None if number is None else [number],
+            state="failed" if failed else None,
+        )
+    if number is not None and not trials:
+        what = "failed trial" if failed else "trial"
+        raise NotFoundError(
+            f"study {name!r} has no {what} {number}.", f"See `nas studies show {name}`."
+        )
+    study = Study(record, trials)
+    candidates, metric = candidates_of(study), study.metric
+    rows = [failed_row(t, candidates) if failed else trial_row(t, metric) for t in trials]
+    lines = [] if number is None else trial_lines(trials[0], record, candidates, metric)
+    return [trial_json(t, metric) for t in trials], rows, lines
+
+
 def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
     """The command that continues a study; a password in the URL is hidden."""
     words = ["nas", "resume", name]
@@ -105,19 +196,15 @@ def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
     return shlex.join(words)
 
 
-def predictor_notes(record: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+def predictor_notes(studies: Studies, record: StudyRecord) -> tuple[str, ...]:
     """How well the quality's predictor ranked the trials that it proposed."""
     from scipy.stats import kendalltau
 
     metric = next(METRICS[name] for name in record.objectives if name in METRICS)
-    pairs = [
-        (t.origin["predicted"][metric.name], t.quality)
-        for t in trials
-        if t.quality is not None and metric.name in (t.origin.get("predicted") or {})
-    ]
+    pairs = studies.predictions(record.id, metric.name)
     if len(pairs) < 10:
         return ()
-    predicted, real = np.array(pairs).T
+    predicted, real = pairs.T
     tau = kendalltau(predicted, real).statistic
     error = np.abs(predicted - real).mean()
     return (
@@ -130,11 +217,10 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     """The lines under a front's table."""
     rows = study.front
     lines = [""]
-    complete = [t for t in study.trials if t.state == "complete"]
-    failed = len(study.trials) - len(complete)
+    failed = f" ({study.n_failed} failed: see `nas studies show {study.name} --failed`)"
     lines.append(
         f"{len(rows)} networks on the front, of {len(study.trials)} evaluated"
-        + (f" ({failed} failed)" if failed else "")
+        + (failed if study.n_failed else "")
     )
     lines += study.notes
     if rows:

@@ -11,6 +11,7 @@ from typing import Any
 from nas.budget import parse_budgets
 from nas.data.metric import METRICS, Metric
 from nas.errors import StudyMismatchError, UsageError, nearest
+from nas.stop import Flat
 from nas.study import OBJECTIVES
 
 DEFAULT_STORAGE = "sqlite:///nas.db"
@@ -127,6 +128,10 @@ class RunOptions:
         epochs: of a training; None is the recipe's own number.
         retrain: train the supernet anew for a new study.
         export: write the front's subnets, and verify them where the target is this machine.
+        executor: where candidates are evaluated; see `nas.executors.registry`.
+        workers: candidates that are evaluated side by side.
+        time_s: wall time after which this run asks for no further trial.
+        flat: the rule that ends a run whose front no longer grows.
     """
 
     storage: str = DEFAULT_STORAGE
@@ -136,6 +141,10 @@ class RunOptions:
     epochs: int | None = None
     retrain: bool = False
     export: bool = True
+    executor: str = "local"
+    workers: int = 1
+    time_s: float | None = None
+    flat: Flat | None = None
 
 
 def refuse_mismatch(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from nas.engine.problem import Floats, Problem
 from search_spaces.choices import ChoiceSet, Genomes
 
 CONSTRAINT = "budgets"
+BELIEVED = "believed"
+"""Of a running trial: its objectives as predicted, NaN where nothing predicts one."""
 
 
 def distributions(choices: ChoiceSet) -> dict[str, BaseDistribution]:
@@ -28,30 +30,41 @@ def distributions(choices: ChoiceSet) -> dict[str, BaseDistribution]:
 
 @dataclass(frozen=True)
 class Told:
-    """Finished trials of a study, in order.
+    """Finished trials of a study in order, then those under way.
 
     Attributes:
         genomes: canonical, (n, genes).
-        values: objectives to be minimised, NaN where the evaluation failed, (n, k).
+        values: objectives to be minimised, (n, k); NaN where the evaluation failed. Those under
+            way have what their sampler predicted, NaN if it predicted nothing.
         violation: of the budgets, (n,).
+        n_pending: how many, the last ones, are under way.
     """
 
     genomes: Genomes
     values: Floats
     violation: Floats
+    n_pending: int = field(default=0)
 
     @classmethod
     def of(cls, study: Study, problem: Problem) -> Told:
-        """The finished trials of a study of this problem."""
-        trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+        """What a study of this problem was told, and what it was asked for and not told yet."""
+        all_ = study.get_trials(deepcopy=False)
+        trials = [t for t in all_ if t.state.is_finished()]
+        pending = [t for t in all_ if not t.state.is_finished() and BELIEVED in t.user_attrs]
         names = problem.choices.names
-        raw = np.array([[t.params[n] for n in names] for t in trials], dtype=np.int64)
+        raw = np.array([[t.params[n] for n in names] for t in trials + pending], dtype=np.int64)
         failed = [np.nan] * len(problem.objectives)
         values = [t.values if t.state == TrialState.COMPLETE else failed for t in trials]
+        values += [t.user_attrs[BELIEVED] for t in pending]
+        n = len(values)
         return cls(
-            problem.choices.canonical(raw.reshape(len(trials), len(names))),
-            np.array(values, dtype=np.float64).reshape(len(trials), len(failed)) * problem.signs,
-            np.array([t.constraints.get(CONSTRAINT, 0.0) for t in trials], dtype=np.float64),
+            problem.choices.canonical(raw.reshape(n, len(names))),
+            np.array(values, dtype=np.float64).reshape(n, len(failed)) * problem.signs,
+            np.array(
+                [t.constraints.get(CONSTRAINT, 0.0) for t in trials] + [0.0] * len(pending),
+                dtype=np.float64,
+            ),
+            len(pending),
         )
 
     def __len__(self) -> int:
@@ -59,5 +72,5 @@ class Told:
 
     @property
     def complete(self) -> NDArray[np.bool_]:
-        """Evaluated without failure and within every budget, (n,)."""
+        """Evaluated, or believed, without failure and within every budget, (n,)."""
         return np.isfinite(self.values).all(axis=1) & (self.violation <= 0)

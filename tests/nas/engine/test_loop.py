@@ -15,10 +15,11 @@ from search_problems import (
     search,
 )
 
-from nas.engine.loop import EvaluationFailed, run_search
+from nas.engine.loop import run_search
 from nas.engine.problem import Objective
 from nas.engine.samplers import list_samplers, register_sampler, require_sampler
 from nas.errors import BudgetError, NotFoundError
+from nas.executors.executor import EvaluationFailed
 
 SAMPLERS = ["guided", "nsga2", "ofa-evolution", "pymoo-nsga2", "random", "tpe"]
 
