@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,7 +244,9 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
             load_if_exists=True,
         )
         _refuse_other(target, study.objectives)
-        target.set_metric_names(study.objectives)
+        with warnings.catch_warnings():  # it has been experimental since Optuna 3.2
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            target.set_metric_names(study.objectives)
         target.set_user_attr("budgets", [str(budget) for budget in setting.budgets])
         there = {t.user_attrs.get(NUMBER) for t in target.get_trials(deepcopy=False)}
         new = [t for t in study.trials if t.number not in there]

@@ -35,7 +35,8 @@ class Standing:
         done: trials so far.
         failed: of them.
         feasible: of them, evaluated and within every budget.
-        hypervolumes: after each trial, in the order of arrival.
+        hypervolume: share of the box, in [0, 1].
+        hypervolumes: after each trial that was searched for, not imported, as they arrived.
         front: the trials that no other dominates.
     """
 
@@ -52,6 +53,7 @@ class Standing:
             np.prod([abs(self.reference[name] - IDEAL.get(name, 0.0)) for name in names])
         )
         self.done = self.failed = self.feasible = 0
+        self.hypervolume = 0.0
         self.hypervolumes: list[float] = []
         self.front: list[TrialRecord] = []
         self._values: Floats = np.empty((0, len(names)))
@@ -59,11 +61,6 @@ class Standing:
         self._arrivals: deque[float] = deque(maxlen=RECENT + 1)
         for trial in before:
             self.add(trial)
-
-    @property
-    def hypervolume(self) -> float:
-        """Share of the box, in [0, 1]."""
-        return self.hypervolumes[-1] if self.hypervolumes else 0.0
 
     def add(self, trial: TrialRecord, now: float | None = None) -> None:
         """Count a trial.
@@ -73,17 +70,22 @@ class Standing:
             now: seconds of a clock that never jumps; None for trials of the past.
         """
         self.done += 1
-        self._seconds.append(trial.seconds)
+        imported = trial.origin.get("kind") == "imported"
+        if not imported:
+            self._seconds.append(trial.seconds)
         if now is not None:
             self._arrivals.append(now)
         self.failed += trial.state == "failed"
-        value = self.hypervolume
         if trial.state == "complete" and trial.feasible and trial.quality is not None:
             self.feasible += 1
             if self._widen(trial):
                 reference = [self.reference[name] for name in self._names]
-                value = hypervolume(self._values, self._more, reference) / (self._box or 1.0)
-        self.hypervolumes.append(value)
+                volume = hypervolume(self._values, self._more, reference)
+                self.hypervolume = volume / (self._box or 1.0)
+        if imported:
+            self.hypervolumes[-1:] = [self.hypervolume]  # what was looked back at starts here
+        else:
+            self.hypervolumes.append(self.hypervolume)
 
     def _widen(self, trial: TrialRecord) -> bool:
         """Put a trial on the front if it belongs there."""
