@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.archive import open_study, setting_of
 from nas.candidate import CandidateSpace
-from nas.data.metric import METRICS
+from nas.data.metric import ACCURACY, METRICS
 from nas.errors import NasError, NotFoundError, StorageError, UsageError
 from nas.request import DEFAULT_STORAGE
 from nas.setting import Setting
@@ -115,8 +115,11 @@ def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_
             noise = float(row.get(f"{metric}_noise") or math.nan)
         except (ValueError, TypeError, AttributeError) as error:
             raise UsageError(f"{where} cannot be read: {error}.", hint) from None
-        if not math.isfinite(quality):
-            raise UsageError(f"{where}: {metric} is {quality}.", "Leave failed evaluations out.")
+        if not 0 <= quality < (1.0 + 1e-9 if METRICS[metric] is ACCURACY else math.inf):
+            raise UsageError(
+                f"{where}: {metric} is {quality}.",
+                "Give a share from 0 to 1 of accuracy, and leave failed evaluations out.",
+            )
         yield _Known(values, quality, noise if math.isfinite(noise) else None, where)
 
 
@@ -170,6 +173,12 @@ def _new_trials(
     for each in found:
         architecture = {k: v for k, v in each.values.items() if k in candidates.space.choices.names}
         policy = {k: str(v) for k, v in each.values.items() if k not in architecture}
+        unknown = sorted(set(policy) - set(candidates.choices.names))
+        if unknown:
+            raise UsageError(
+                f"{each.where} is no candidate: there is no choice {unknown[0]!r}.",
+                f"See `nas spaces {candidates.space.name}`.",
+            )
         if not set(policy.values()) <= set(candidates.schemes):
             foreign += 1
             continue

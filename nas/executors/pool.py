@@ -21,6 +21,8 @@ from nas.executors.executor import Executor, Outcome
 from nas.executors.work import Work
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+MAX_KILLED_STARTS = 3
+"""Workers killed one after another before they are ready, after which there is no use."""
 
 Candidate = tuple[int, NDArray[np.int64]]
 
@@ -103,6 +105,7 @@ class LocalPool(Executor):
         self._inbox: queue.Queue[tuple[_Worker, Any]] = queue.Queue()
         self._waiting: deque[Candidate] = deque()
         self._workers: list[_Worker] = []
+        self._killed_starts = 0
         for _ in range(workers):
             self._start()
 
@@ -147,6 +150,7 @@ class LocalPool(Executor):
             )
         if "ready" in message:
             worker.ready = True
+            self._killed_starts = 0
             return []
         worker.task = None
         return [Outcome.from_json(message["outcome"])]
@@ -154,10 +158,13 @@ class LocalPool(Executor):
     def _bury(self, worker: _Worker) -> list[Outcome]:
         reason = worker.death()
         if not worker.ready:
-            raise ExecutorError(
-                f"a worker did not start: {reason}.",
-                "Try fewer --workers: each holds the supernet and its libraries.",
-            )
+            # One that is killed while it loads may have been in somebody's way.
+            self._killed_starts += 1
+            if worker.process.returncode >= 0 or self._killed_starts >= MAX_KILLED_STARTS:
+                raise ExecutorError(
+                    f"a worker did not start: {reason}.",
+                    "Try fewer --workers: each holds the supernet and its libraries.",
+                )
         self._workers.remove(worker)
         worker.stop()
         self._start()
