@@ -6,6 +6,7 @@ supernet, study, loop, front, export and verification.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,7 +83,8 @@ def search(
         resume_with = resume_command(name, request.trials, options)
         listener(Event("study", f"study {name}; resume with: {resume_with}"))
         with studies.claimed(known.id):
-            equipment = equip(setting.candidates, data, profile, supernet, request.batch_size)
+            judged = replace(data, judged_by=request.quality)
+            equipment = equip(setting.candidates, judged, profile, supernet, request.batch_size)
             run_trials(studies, known, request, setting, equipment, options, listener)
             found = read_study(studies, known)
             out = options.out if options.export else None
@@ -171,7 +173,11 @@ def _reference(request: SearchRequest, setting: Setting, data: Dataset) -> dict[
 
     Text is judged in bits per byte, of which chance is eight.
     """
-    chance = {"accuracy": 1.0 / data.n_classes, "bits_per_byte": 8.0}
+    chance = {
+        "accuracy": 1.0 / data.n_classes,
+        "loss": math.log(data.n_classes),
+        "bits_per_byte": 8.0,
+    }
     limits = {budget.column: budget.limit for budget in setting.budgets}
     point = {}
     for name in request.objectives:
@@ -210,7 +216,8 @@ def _equipment(study: Study, options: RunOptions, listener: Listener) -> Equipme
         profile = profile_of(studies, r)
     supernet = obtain(request, options, space, data, r.supernet_digest, listener)
     candidates = CandidateSpace(space, tuple(r.request["schemes"]))
-    return equip(candidates, data, profile, supernet, r.batch_size)
+    judged = replace(data, judged_by=study.metric.name)
+    return equip(candidates, judged, profile, supernet, r.batch_size)
 
 
 def export(name: str, options: RunOptions | None = None, listener: Listener = silent) -> Study:

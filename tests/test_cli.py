@@ -60,7 +60,8 @@ def test_help_needs_no_torch() -> None:
         ((*SEARCH, "--schemes", "bf16,int9"), 4, "'int8'"),
         ((*SEARCH, "--sampler", "guide"), 4, "'guided'"),
         ((*SEARCH, "--objective", "accuracy", "--objective", "speed"), 4, "objective"),
-        ((*SEARCH, "--objective", "accuracy"), 2, "at least one cost"),
+        ((*SEARCH, "--objective", "latency"), 2, "one quality"),
+        ((*SEARCH, "--objective", "bits_per_byte"), 2, "judged by accuracy"),
         ((*SEARCH, "--trials", "0"), 2, "--trials"),
         ((*SEARCH, "--trials", "many"), 2, "integer"),
         ((*SEARCH, "--train-time", "2"), 2, "time"),
@@ -195,6 +196,21 @@ def test_two_workers_until_the_time_is_over(run: Run) -> None:
     assert [row["number"] for row in rows] == list(range(len(rows)))
     assert len({row["key"] for row in rows}) == len(rows)
     assert all(row["seconds"] > 0 and row["accuracy_noise"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "front"),
+    [(("accuracy",), 1), (("loss", "latency", "memory", "params"), None)],
+)
+def test_any_number_of_objectives(run: Run, objectives: tuple[str, ...], front: int) -> None:
+    words = [word for name in objectives for word in ("--objective", name)]
+    code, out, err = run(*SEARCH, *words, "--trials", "3", "--no-export", "--json")
+    assert code == 0, err
+    shown = json.loads(out)
+    assert shown["objectives"] == list(objectives)
+    assert len(shown["front"]) == (front or len(shown["front"])) > 0
+    assert all(0 < row[objectives[0]] < 3 for row in shown["front"])
+    assert "hypervolume 0." in err
 
 
 def test_lookups(run: Run) -> None:
