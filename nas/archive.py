@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 import search_spaces
 from hw_profiles.profile import DeviceProfile
-from nas.budget import Budget
+from nas.budget import Budget, format_quantity
 from nas.candidate import LETTERS, CandidateSpace
 from nas.data.metric import METRICS
 from nas.errors import NotFoundError, StudyMismatchError
@@ -224,7 +224,7 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     )
     lines += study.notes
     if rows:
-        lines.append(_noise_line(study))
+        lines += [_hypervolume_line(study), _noise_line(study)]
     lines.append(_policy_line(study))
     lines.append(f"latency: {study.record.request['target_summary']}")
     lines += unquantized_lines(study)
@@ -246,6 +246,19 @@ def _policy_line(study: Study) -> str:
     for row in study.front:
         groups |= dict.fromkeys(name.rpartition(".")[2] for name in row.policy)
     return f"policy: a word a layer, a letter each for {', '.join(groups)} ({letters})"
+
+
+def _hypervolume_line(study: Study) -> str:
+    """How far the front reaches, and from where that is counted."""
+    from nas.report.standing import Standing, reference_point
+
+    standing = Standing(study.record, len(study.trials), study.front_trials())
+    point = [
+        study.metric.format(value) if name in METRICS else format_quantity(name, value)
+        for name, value in reference_point(study.record, study.front_trials()).items()
+    ]
+    words = [f"{name} {text}" for name, text in zip(study.objectives, point, strict=True)]
+    return f"hypervolume {standing.hypervolume:.4f} of the box from {', '.join(words)} to the ideal"
 
 
 def _noise_line(study: Study) -> str:

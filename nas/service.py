@@ -22,7 +22,7 @@ from nas.data.dataset import Dataset
 from nas.data.metric import METRICS
 from nas.engine.samplers import require_sampler
 from nas.equipment import Equipment, equip, obtain, space_and_data, target_profile
-from nas.errors import ExportError, NotFoundError, UsageError
+from nas.errors import ExecutorError, ExportError, NotFoundError, UsageError
 from nas.events import Event, Listener, silent
 from nas.executors.registry import require_executor
 from nas.request import RunOptions, SearchRequest, refuse_mismatch
@@ -55,6 +55,7 @@ def search(
         NotFoundError: if something it names does not exist.
         BudgetError: if no candidate meets the budgets; nothing was trained then.
         StudyMismatchError: if the study exists for another request.
+        ExecutorError: if the workers cannot be started, or every evaluation failed.
         StorageError, CheckpointError, ProfileError, ExportError: if a place cannot be used.
     """
     options = options or RunOptions()
@@ -86,6 +87,7 @@ def search(
             judged = replace(data, judged_by=request.quality)
             equipment = equip(setting.candidates, judged, profile, supernet, request.batch_size)
             run_trials(studies, known, request, setting, equipment, options, listener)
+            _require_one(studies, known)
             found = read_study(studies, known)
             out = options.out if options.export else None
             _report_front(studies, found, equipment, out, listener)
@@ -94,6 +96,17 @@ def search(
             found = read_study(studies, known)
         draw(found, options.out)
         return found
+
+
+def _require_one(studies: Studies, study: StudyRecord) -> None:
+    """Refuse a study all of whose evaluations failed: there is nothing to show of it."""
+    counts = studies.counts(study.id)
+    if counts.get("failed") and not counts.get("complete"):
+        last = studies.trials(study.id, state="failed")[-1]
+        raise ExecutorError(
+            f"all {counts['failed']} evaluations failed, the last one with: {last.reason}",
+            f"See `nas studies show {study.name} --failed`.",
+        )
 
 
 def _existing(

@@ -14,7 +14,7 @@ import pytest
 
 import nas
 from nas import archive, service, watching
-from nas.errors import NotFoundError, StorageError, UsageError
+from nas.errors import ExecutorError, NotFoundError, StorageError, UsageError
 from nas.events import Event
 from nas.exchange import import_trials, publish
 from nas.request import RunOptions
@@ -191,6 +191,34 @@ def test_the_dashboard_reads_the_constraints(place: Place) -> None:
         shown = serializer.serialize_frozen_trial(there._study_id, trial, {})
         assert shown["constraints"] == list(trial.constraints.values())
         assert len(shown["constraints"]) == 1
+
+
+def test_a_study_of_failures_alone_is_an_error(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> tuple[float, float]:
+        raise MemoryError("tried to allocate 1 TiB")
+
+    monkeypatch.setattr("nas.evaluation.Evaluator.quality", full)
+    with pytest.raises(ExecutorError, match="all 2 evaluations failed, the last"):
+        nas.search(
+            "vit",
+            "a100",
+            trials=2,
+            storage=place.storage,
+            study="none",
+            out=place.folder,
+            export=False,
+        )
+    trials, rows, _ = archive.show("none", None, True, place.storage)
+    assert [(t["state"], t["feasible"]) for t in trials] == [("failed", False)] * 2
+    assert [row["tries"] for row in rows] == [2, 2]
+    _, _, lines = archive.show("none", 1, False, place.storage)
+    assert "failed    out of memory: tried to allocate 1 TiB (tried 2 times)" in lines
+    monkeypatch.undo()
+    options = RunOptions(storage=place.storage, out=place.folder, export=False)
+    found = service.resume("none", 4, options)
+    assert (found.n_failed, len(found.trials), bool(found.front)) == (2, 4, True)
 
 
 def test_one_trial_says_why_it_was_chosen(place: Place) -> None:
