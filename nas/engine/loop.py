@@ -1,11 +1,13 @@
 """The loop of a study: ask, submit, record, tell.
 
-Optuna is asked for one trial at a time, as soon as the executor has room for one. What it proposes
-is really evaluated only if it is new and meets every budget on known quantities; otherwise it is
-told what is known, and asked again. Candidates under way are running trials of the Optuna study,
-with values as believed. All proposals made for a trial are kept in the trial's origin, so that the
-Optuna study, and with it everything a sampler will do, can be rebuilt from the recorded trials
-alone.
+A sampler is asked for one trial at a time, as soon as the executor has room for one. What it
+proposes is really evaluated only if it is new and meets every budget on known quantities; otherwise
+it is told what is known, and asked again. Candidates under way count as believed. All proposals
+made for a trial are kept in the trial's origin, so that everything a sampler will do can be rebuilt
+from the recorded trials alone.
+
+Optuna's own samplers are asked through an Optuna study in memory; samplers of whole genomes are
+asked directly, with what that study would hold in arrays.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.samplers import BaseGASampler
+from optuna.samplers import BaseGASampler, BaseSampler
 from optuna.trial import TrialState
 from threadpoolctl import ThreadpoolController
 
 from nas.engine.candidates import Candidates, identity
 from nas.engine.problem import Problem
 from nas.engine.samplers import GenomeSampler, SpaceExhausted, get_sampler
-from nas.engine.told import BELIEVED, CONSTRAINT, distributions
+from nas.engine.told import CONSTRAINT, Memory, Told, distributions
 from nas.errors import BudgetError
 from nas.executors.executor import Evaluate, Executor, InProcess, Outcome
 from search_spaces.choices import Genomes
@@ -155,15 +157,23 @@ def run_search(
 
 @dataclass(frozen=True)
 class _Proposal:
-    """A new feasible genome with why it was proposed, and its running trial of the Optuna study."""
+    """A new feasible genome.
+
+    Attributes:
+        genome: canonical, (genes,).
+        origin: why it was proposed.
+        believed: its objectives until they are found, NaN where nothing predicts one, (k,).
+        trial: of the Optuna study, if there is one.
+    """
 
     genome: NDArray[np.int64]
     origin: dict[str, Any]
-    trial: optuna.Trial
+    believed: NDArray[np.float64]
+    trial: optuna.Trial | None
 
 
 class _Loop:
-    """An Optuna study in memory and what is known of each genome in it."""
+    """What a sampler was told, what is under way, and what is known of each genome."""
 
     def __init__(self, problem: Problem, sampler: str, seed: int) -> None:
         self.problem = problem
@@ -176,11 +186,17 @@ class _Loop:
         self.n_told = 0
         self.n_complete = 0
         self.pending: dict[int, _Proposal] = {}
-        with _quiet():
-            self.study = optuna.create_study(
-                directions=["maximize" if o.maximise else "minimize" for o in problem.objectives],
-                sampler=self.sampler_at(0),
-            )
+        self.memory = Memory(problem)
+        first = self.sampler_at(0)
+        self.study: optuna.Study | None = None
+        if not isinstance(first, GenomeSampler):
+            with _quiet():
+                self.study = optuna.create_study(
+                    directions=[
+                        "maximize" if o.maximise else "minimize" for o in problem.objectives
+                    ],
+                    sampler=first,
+                )
 
     @property
     def _n_asked(self) -> int:
@@ -193,45 +209,46 @@ class _Loop:
         under_way = {identity(proposal.genome) for proposal in self.pending.values()}
         for _ in range(MAX_ASKS):
             sampler = self.sampler_at(self._n_asked)
-            self.study.sampler = sampler
             try:
-                trial = self.study.ask(self.distributions)
+                raw, trial = self._ask(sampler)
             except SpaceExhausted:
                 return None
-            raw = np.array([trial.params[n] for n in self.problem.choices.names], dtype=np.int64)
             genome = self.problem.choices.canonical(raw[None, :])[0]
             asked.append([int(g) for g in raw])
             why = sampler.origin if isinstance(sampler, GenomeSampler) else {"kind": self.name}
             if identity(genome) not in under_way and self._is_new(genome):
-                return self._proposed(trial, genome, why, asked)
-            self._tell_aside(trial, genome)
+                return self._proposed(genome, why, asked, trial)
+            self._tell_aside(trial, genome, raw)
         drawn = self.candidates.unseen({*self.known, *under_way}, 6, self._n_asked)
         if drawn is None:
             return None
         asked.append([int(g) for g in drawn])
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.RUNNING,
-                params=self._params(drawn),
-                distributions=self.distributions,
-                system_attrs=self._generation(),
-            )
-        )
-        trial = optuna.Trial(self.study, self.study.get_trials(deepcopy=False)[-1]._trial_id)
-        return self._proposed(trial, drawn, {"kind": "random"}, asked)
+        return self._proposed(drawn, {"kind": "random"}, asked, None)
+
+    def _ask(self, sampler: BaseSampler) -> tuple[NDArray[np.int64], optuna.Trial | None]:
+        """A proposal as the sampler made it, (genes,), and its trial of the Optuna study."""
+        if self.study is None:
+            assert isinstance(sampler, GenomeSampler)
+            return np.asarray(sampler.propose(self._told()), dtype=np.int64), None
+        self.study.sampler = sampler
+        trial = self.study.ask(self.distributions)
+        names = self.problem.choices.names
+        return np.array([trial.params[name] for name in names], dtype=np.int64), trial
+
+    def _told(self) -> Told:
+        pending = list(self.pending.values())
+        return self.memory.told([p.genome for p in pending], [p.believed for p in pending])
 
     def _proposed(
         self,
-        trial: optuna.Trial,
         genome: NDArray[np.int64],
         why: dict[str, Any],
         asked: list[list[int]],
+        trial: optuna.Trial | None,
     ) -> _Proposal:
-        """A proposal, whose running trial says what is believed of it until it is told."""
         believed = {**why.get("predicted", {}), **self._known_values(genome)}
-        values = [float(believed.get(o.name, math.nan)) for o in self.problem.objectives]
-        trial.set_user_attr(BELIEVED, values)
-        return _Proposal(genome, self._origin(why, genome, asked), trial)
+        values = np.array([believed.get(o.name, math.nan) for o in self.problem.objectives])
+        return _Proposal(genome, self._origin(why, genome, asked), values, trial)
 
     def _origin(
         self, why: dict[str, Any], genome: NDArray[np.int64], asked: list[list[int]]
@@ -297,8 +314,8 @@ class _Loop:
         if asked:
             self._compute(self.problem.choices.canonical(np.concatenate(asked)))
         for trial, raw in zip(trials, asked, strict=True):
-            genomes = self.problem.choices.canonical(raw)
-            for aside, genome in zip(raw[:-1], genomes[:-1], strict=True):
+            for aside in raw[:-1]:
+                genome = self.problem.choices.canonical(aside[None, :])[0]
                 self._tell_aside(None, genome, aside)
             self.tell(trial, raw[-1])
 
@@ -309,22 +326,21 @@ class _Loop:
         values = self._values(trial) if trial.state == "complete" else None
         self._finish(
             None if proposal is None else proposal.trial,
+            trial.genome,
             trial.genome if raw is None else raw,
             values,
-            self._violation(trial.genome),
         )
 
     def _tell_aside(
         self,
         trial: optuna.Trial | None,
         genome: NDArray[np.int64],
-        raw: NDArray[np.int64] | None = None,
+        raw: NDArray[np.int64],
     ) -> None:
         """Tell what is known of a proposal that is not worth an evaluation."""
         before = self.known.get(identity(genome))
-        violation = self._violation(genome)
         values: list[float] | None
-        if before is None and violation <= 0:
+        if before is None and self._violation(genome) <= 0:
             values = None  # one that is under way
         elif before is not None:
             values = self._values(before) if before.state == "complete" else None
@@ -332,7 +348,7 @@ class _Loop:
             # Samplers rank what violates a constraint by how much: costly values do not matter.
             costs = self._known_values(genome)
             values = [costs.get(o.name, 0.0) for o in self.problem.objectives]
-        self._finish(trial, genome if raw is None else raw, values, violation)
+        self._finish(trial, genome, raw, values)
 
     def _values(self, trial: Evaluated) -> list[float]:
         values = {**trial.values, **self._known_values(trial.genome)}
@@ -341,12 +357,17 @@ class _Loop:
     def _finish(
         self,
         trial: optuna.Trial | None,
+        genome: NDArray[np.int64],
         raw: NDArray[np.int64],
         values: list[float] | None,
-        violation: float,
     ) -> None:
+        """Tell a proposal's canonical genome, as it was proposed, with its objectives."""
+        violation = self._violation(genome)
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
-        if trial is not None:
+        if self.study is None:
+            row = [math.nan] * len(self.problem.objectives) if values is None else values
+            self.memory.add(genome[None, :], np.array([row]), np.array([violation]))
+        elif trial is not None:
             trial.set_constraint(CONSTRAINT, violation)
             self.study.tell(trial, values, state=state)
         else:

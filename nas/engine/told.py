@@ -1,8 +1,9 @@
-"""What an Optuna study has been told, as arrays."""
+"""What a sampler has been told, as arrays."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,6 @@ from nas.engine.problem import Floats, Problem
 from search_spaces.choices import ChoiceSet, Genomes
 
 CONSTRAINT = "budgets"
-BELIEVED = "believed"
-"""Of a running trial: its objectives as predicted, NaN where nothing predicts one."""
 
 
 def distributions(choices: ChoiceSet) -> dict[str, BaseDistribution]:
@@ -43,28 +42,20 @@ class Told:
     genomes: Genomes
     values: Floats
     violation: Floats
-    n_pending: int = field(default=0)
+    n_pending: int = 0
 
     @classmethod
     def of(cls, study: Study, problem: Problem) -> Told:
-        """What a study of this problem was told, and what it was asked for and not told yet."""
-        all_ = study.get_trials(deepcopy=False)
-        trials = [t for t in all_ if t.state.is_finished()]
-        pending = [t for t in all_ if not t.state.is_finished() and BELIEVED in t.user_attrs]
+        """The finished trials of an Optuna study of this problem."""
+        trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         names = problem.choices.names
-        raw = np.array([[t.params[n] for n in names] for t in trials + pending], dtype=np.int64)
+        raw = np.array([[t.params[n] for n in names] for t in trials], dtype=np.int64)
         failed = [np.nan] * len(problem.objectives)
         values = [t.values if t.state == TrialState.COMPLETE else failed for t in trials]
-        values += [t.user_attrs[BELIEVED] for t in pending]
-        n = len(values)
         return cls(
-            problem.choices.canonical(raw.reshape(n, len(names))),
-            np.array(values, dtype=np.float64).reshape(n, len(failed)) * problem.signs,
-            np.array(
-                [t.constraints.get(CONSTRAINT, 0.0) for t in trials] + [0.0] * len(pending),
-                dtype=np.float64,
-            ),
-            len(pending),
+            problem.choices.canonical(raw.reshape(len(trials), len(names))),
+            np.array(values, dtype=np.float64).reshape(len(trials), len(failed)) * problem.signs,
+            np.array([t.constraints.get(CONSTRAINT, 0.0) for t in trials], dtype=np.float64),
         )
 
     def __len__(self) -> int:
@@ -74,3 +65,43 @@ class Told:
     def complete(self) -> NDArray[np.bool_]:
         """Evaluated, or believed, without failure and within every budget, (n,)."""
         return np.isfinite(self.values).all(axis=1) & (self.violation <= 0)
+
+
+class Memory:
+    """Finished trials in the order in which they were told, in arrays that grow.
+
+    Args:
+        problem: whose.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._n = 0
+        self._genomes = np.empty((64, len(problem.choices)), dtype=np.int64)
+        self._values = np.empty((64, len(problem.objectives)))
+        self._violation = np.empty(64)
+
+    def add(self, genomes: Genomes, values: Floats, violation: Floats) -> None:
+        """Canonical genomes (n, genes), objectives in their own directions (n, k), (n,)."""
+        end = self._n + len(genomes)
+        while end > len(self._violation):
+            self._genomes = np.concatenate([self._genomes, np.empty_like(self._genomes)])
+            self._values = np.concatenate([self._values, np.empty_like(self._values)])
+            self._violation = np.concatenate([self._violation, np.empty_like(self._violation)])
+        self._genomes[self._n : end] = genomes
+        self._values[self._n : end] = values * self.problem.signs
+        self._violation[self._n : end] = violation
+        self._n = end
+
+    def told(self, pending: Sequence[NDArray[np.int64]], believed: Sequence[Floats]) -> Told:
+        """All of it, and then what is under way: genomes (genes,) and objectives (k,) of each."""
+        n = self._n
+        genomes, values, violation = self._genomes[:n], self._values[:n], self._violation[:n]
+        if not pending:
+            return Told(genomes, values, violation)
+        return Told(
+            np.concatenate([genomes, np.stack(pending)]),
+            np.concatenate([values, np.stack(believed) * self.problem.signs]),
+            np.concatenate([violation, np.zeros(len(pending))]),
+            len(pending),
+        )
