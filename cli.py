@@ -566,8 +566,7 @@ def _print_study(study: Study, out: Path | None, storage: str, as_json: bool) ->
         _print_json(study.to_dict())
         return
     console = _console()
-    candidates = archive.candidates_of(study)
-    console.print(front_table(study, candidates.space, candidates.describe_policy))
+    console.print(front_table(study, archive.describer(study)))
     for line in archive.summary(study, None if out is None else out, storage):
         console.print(line, soft_wrap=True)
 

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
+from numpy.typing import NDArray
 
 import search_spaces
-from hw_profiles.profile import DeviceProfile
-from nas.budget import Budget, format_quantity
+from nas.budget import format_quantity
 from nas.candidate import LETTERS, CandidateSpace
 from nas.data.metric import METRICS
-from nas.errors import NotFoundError, StudyMismatchError
+from nas.errors import NotFoundError
 from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
-from nas.setting import Setting
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import StoredTrials, Study, front_columns, on_front
+from nas.study import FrontRow, StoredTrials, Study, front_columns, on_front
 
 
 def read_study(studies: Studies, record: StudyRecord) -> Study:
@@ -63,37 +62,6 @@ def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
         found = read_study(studies, studies.find_study(name))
         assert isinstance(found.trials, StoredTrials)
         return replace(found, trials=StoredTrials(found.trials.counts, found.trials.front, load))
-
-
-def profile_of(studies: Studies, study: StudyRecord) -> DeviceProfile:
-    """The profile that a study was begun with, whatever was measured since.
-
-    Raises:
-        StudyMismatchError: if this version cannot read it.
-    """
-    document = studies.load_profile(str(study.profile_fingerprint)).document
-    try:
-        return DeviceProfile.model_validate(document)
-    except ValidationError:
-        raise StudyMismatchError(
-            f"study {study.name!r} was begun by an older version, whose device profiles this one "
-            "cannot read.",
-            "Its trials stay readable (`nas pareto`); begin another with --study.",
-        ) from None
-
-
-def setting_of(studies: Studies, study: StudyRecord) -> Setting:
-    """A study's space on its target, under its budgets.
-
-    Raises:
-        StudyMismatchError: if this version cannot read its profile.
-    """
-    r = study.request
-    space = search_spaces.get(
-        study.space, study.preset, n_classes=r["n_classes"], in_channels=r["in_channels"]
-    )
-    budgets = [Budget(**limit) for limit in r["limits"]]
-    return Setting(space, profile_of(studies, study), study.batch_size, budgets, r["schemes"])
 
 
 def candidates_of(study: Study) -> CandidateSpace:
@@ -196,21 +164,51 @@ def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
     return shlex.join(words)
 
 
+JUDGED = 2_000
+"""Trials, the latest ones, on which a predictor is judged."""
+
+
 def predictor_notes(studies: Studies, record: StudyRecord) -> tuple[str, ...]:
     """How well the quality's predictor ranked the trials that it proposed."""
-    from scipy.stats import kendalltau
-
     metric = next(METRICS[name] for name in record.objectives if name in METRICS)
-    pairs = studies.predictions(record.id, metric.name)
+    pairs = studies.predictions(record.id, metric.name, JUDGED)
     if len(pairs) < 10:
         return ()
     predicted, real = pairs.T
-    tau = kendalltau(predicted, real).statistic
     error = np.abs(predicted - real).mean()
+    which = "the" if len(pairs) < JUDGED else "the latest"
     return (
-        f"{metric.title} predictor on the {len(pairs)} trials that it chose: mean error "
-        f"{metric.format_difference(error)}, Kendall tau {tau:.2f}",
+        f"{metric.title} predictor on {which} {len(pairs)} trials that it chose: mean error "
+        f"{metric.format_difference(error)}, Kendall tau {_kendall_tau(predicted, real):.2f}",
     )
+
+
+def _kendall_tau(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Tau-b of two orders, (n,) each; 0 where one is constant.
+
+    As `predictors.metrics.kendall_tau`, but of few values: SciPy takes a second to import, which
+    a look at a front should not.
+    """
+    first, second = np.sign(a[:, None] - a[None, :]), np.sign(b[:, None] - b[None, :])
+    pairs = np.sqrt(np.count_nonzero(first) * np.count_nonzero(second))
+    return float((first * second).sum() / pairs) if pairs else 0.0
+
+
+def describer(study: Study) -> Callable[[FrontRow], tuple[str, str]]:
+    """What a front's table says of a network: its architecture and its policy, shortly.
+
+    The space, and with it torch, is loaded only for trials that an older version stored.
+    """
+    made: list[CandidateSpace] = []
+
+    def describe(row: FrontRow) -> tuple[str, str]:
+        if row.architecture_short is not None and row.policy_short is not None:
+            return row.architecture_short, row.policy_short
+        if not made:
+            made.append(candidates_of(study))
+        return made[0].space.describe(row.architecture), made[0].describe_policy(row.policy)
+
+    return describe
 
 
 def summary(study: Study, out: Path | None, storage: str) -> list[str]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 import search_spaces
 from hw_profiles.profile import DeviceProfile
+from nas.budget import Budget
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
 from nas.data.metric import METRICS
 from nas.data.registry import load_dataset
-from nas.errors import CheckpointError, UsageError
+from nas.errors import CheckpointError, StudyMismatchError, UsageError
 from nas.evaluation import Evaluator, calibration_batches, evaluating
 from nas.events import Event, Listener
 from nas.executors.executor import Evaluate
 from nas.executors.work import Work
 from nas.request import RunOptions, SearchRequest
+from nas.setting import Setting
+from nas.storage.records import StudyRecord
+from nas.storage.studies import Studies
 from nas.targets import THIS_CPU, local_profile, resolve_target
 from nas.training.obtain import obtain_supernet
 from nas.training.store import TrainedSupernet, find_weights
@@ -92,6 +98,37 @@ def target_profile(request: SearchRequest, space: SearchSpace, listener: Listene
         return made
 
     return resolve_target(request.target, request.batch_size, make, space)
+
+
+def profile_of(studies: Studies, study: StudyRecord) -> DeviceProfile:
+    """The profile that a study was begun with, whatever was measured since.
+
+    Raises:
+        StudyMismatchError: if this version cannot read it.
+    """
+    document = studies.load_profile(str(study.profile_fingerprint)).document
+    try:
+        return DeviceProfile.model_validate(document)
+    except ValidationError:
+        raise StudyMismatchError(
+            f"study {study.name!r} was begun by an older version, whose device profiles this one "
+            "cannot read.",
+            "Its trials stay readable (`nas pareto`); begin another with --study.",
+        ) from None
+
+
+def setting_of(studies: Studies, study: StudyRecord) -> Setting:
+    """A study's space on its target, under its budgets.
+
+    Raises:
+        StudyMismatchError: if this version cannot read its profile.
+    """
+    r = study.request
+    space = search_spaces.get(
+        study.space, study.preset, n_classes=r["n_classes"], in_channels=r["in_channels"]
+    )
+    budgets = [Budget(**limit) for limit in r["limits"]]
+    return Setting(space, profile_of(studies, study), study.batch_size, budgets, r["schemes"])
 
 
 def obtain(

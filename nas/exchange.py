@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.archive import open_study, setting_of
+from nas.archive import open_study
 from nas.candidate import CandidateSpace
 from nas.data.metric import ACCURACY, METRICS
+from nas.equipment import setting_of
 from nas.errors import NasError, NotFoundError, StorageError, UsageError
 from nas.request import DEFAULT_STORAGE
 from nas.setting import Setting
@@ -201,6 +202,8 @@ def _new_trials(
                 genome=tuple(int(g) for g in genome),
                 architecture=architecture,
                 policy=policy,
+                architecture_short=candidates.space.describe(architecture),
+                policy_short=candidates.describe_policy(policy),
                 quality=each.quality,
                 quality_noise=each.noise,
                 latency_ms=costs["latency_ms"],

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from hw_profiles.profile import DeviceProfile
 from nas import __version__
-from nas.archive import draw, open_study, profile_of, read_study, resume_command
+from nas.archive import draw, open_study, read_study, resume_command
 from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
 from nas.data.metric import METRICS
 from nas.engine.samplers import require_sampler
-from nas.equipment import Equipment, equip, obtain, space_and_data, target_profile
+from nas.equipment import Equipment, equip, obtain, profile_of, space_and_data, target_profile
 from nas.errors import ExecutorError, ExportError, NotFoundError, UsageError
 from nas.events import Event, Listener, silent
 from nas.executors.registry import require_executor

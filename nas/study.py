@@ -42,6 +42,8 @@ class FrontRow:
     macs: int
     architecture: dict[str, Any]
     policy: dict[str, str]
+    architecture_short: str | None = field(default=None)
+    policy_short: str | None = field(default=None)
     agreement: float | None = field(default=None)
     exported: str | None = field(default=None)
 
@@ -165,6 +167,8 @@ class Study:
             macs=int(trial.macs or 0),
             architecture=trial.architecture,
             policy=trial.policy,
+            architecture_short=trial.architecture_short,
+            policy_short=trial.policy_short,
             agreement=measured.agreement if measured else None,
             exported=exported[-1].path if exported else None,
         )

@@ -121,6 +121,8 @@ def _record_of(found: Evaluated, setting: Setting, metric: Metric) -> TrialRecor
         genome=tuple(int(g) for g in found.genome),
         architecture=dict(candidate.architecture),
         policy=dict(candidate.policy),
+        architecture_short=setting.space.describe(candidate.architecture),
+        policy_short=setting.candidates.describe_policy(candidate.policy),
         state=found.state,
         reason=found.origin.get("reason"),
         quality=found.values.get(metric.name),

@@ -47,6 +47,12 @@ def test_help_needs_no_torch() -> None:
     assert not {"torch", "numpy", "sklearn", "optuna", "sqlalchemy"} & set(modules)
 
 
+def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
+    code = "import sys, nas.archive, nas.report.table, nas.report.standing; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "scipy", "sklearn", "optuna", "pymoo"} & set(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

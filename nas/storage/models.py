@@ -149,6 +149,8 @@ class Trial(Base):
     genome: Mapped[list[Any]]
     architecture: Mapped[dict[str, Any]]
     policy: Mapped[dict[str, Any]]
+    architecture_short: Mapped[str | None]
+    policy_short: Mapped[str | None]
     state: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None]
     quality: Mapped[float | None]

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -325,19 +326,26 @@ class Studies:
         )
         with self._database.read() as connection:
             rows = connection.execute(wanted).all()
-        table = np.array([tuple(row) for row in rows], dtype=np.float64)
-        table = table.reshape(len(rows), 1 + len(columns))
+        flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * (1 + len(columns)))
+        table = flat.reshape(len(rows), 1 + len(columns))
         return table[:, 0].astype(np.int64), table[:, 1:]
 
-    def predictions(self, study_id: int, quality: str) -> NDArray[np.float64]:
-        """What a sampler predicted of each trial that it chose, and what was found, (n, 2)."""
+    def predictions(self, study_id: int, quality: str, latest: int) -> NDArray[np.float64]:
+        """What a sampler predicted of the trials that it chose, and what was found, (n, 2).
+
+        Args:
+            study_id: of the study.
+            quality: name of the metric.
+            latest: trials at most, the last ones.
+        """
         predicted = Trial.origin["predicted"][quality].as_float()
         wanted = select(predicted, Trial.quality).where(
             Trial.study_id == study_id, Trial.quality.is_not(None), predicted.is_not(None)
         )
         with self._database.read() as connection:
-            rows = connection.execute(wanted.order_by(Trial.number)).all()
-        return np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), 2)
+            rows = connection.execute(wanted.order_by(Trial.number.desc()).limit(latest)).all()
+        table = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), 2)
+        return table[::-1]
 
     def set_quality_test(self, trial_id: int, value: float) -> None:
         """Keep a trial's quality on the test part.

@@ -48,6 +48,8 @@ TRIALS = st.builds(
     genome=st.lists(st.integers(0, 2**40)).map(tuple),
     architecture=OBJECTS,
     policy=OBJECTS,
+    architecture_short=st.none() | TEXT,
+    policy_short=st.none() | TEXT,
     state=st.sampled_from(["complete", "failed"]),
     reason=st.none() | TEXT,
     quality=st.none() | NUMBERS,
@@ -295,7 +297,7 @@ def test_figures_and_predictions_are_read_without_the_rows(
     studies.add_trial(other.id, new_trial(9, origin=predicted))
     assert studies.counts(study.id) == {}
     assert studies.figures(study.id, ["quality", "params"])[1].shape == (0, 2)
-    assert studies.predictions(study.id, "accuracy").shape == (0, 2)
+    assert studies.predictions(study.id, "accuracy", 9).shape == (0, 2)
     for trial in (
         new_trial(0, quality=0.5, params=7),
         new_trial(1, quality=0.6, params=8, feasible=False, origin={"predicted": {"other": 1}}),
@@ -307,7 +309,7 @@ def test_figures_and_predictions_are_read_without_the_rows(
     numbers, values = studies.figures(study.id, ["quality", "params"])
     found = dict(zip(numbers.tolist(), values.tolist(), strict=True))
     assert found == {0: [0.5, 7.0], 3: [0.8, 9.0]}
-    assert studies.predictions(study.id, "accuracy").tolist() == [[0.75, 0.8]]
+    assert studies.predictions(study.id, "accuracy", 9).tolist() == [[0.75, 0.8]]
     assert [t.number for t in studies.trials(study.id, numbers=[3, 0])] == [0, 3]
     assert [t.number for t in studies.trials(study.id, state="failed")] == [2]
     newest = studies.trials(study.id)[1].id
