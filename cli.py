@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from nas.events import Event
+    from nas.stop import Flat
     from nas.study import Study
 
 app = typer.Typer(
@@ -55,6 +58,23 @@ Init = Annotated[
         "--init", help="Weights to start from: hf:FOLDER_OR_NAME, timm:NAME, ofa:FILE, ..."
     ),
 ]
+Executor = Annotated[
+    str, typer.Option("--executor", help="Where candidates are evaluated: local or ray.")
+]
+Workers = Annotated[
+    int, typer.Option("--workers", help="Candidates side by side, each worker with a supernet.")
+]
+SearchTime = Annotated[
+    str | None, typer.Option("--time", help="Ask for no trial after so long, such as 10m.")
+]
+WhenFlat = Annotated[
+    str | None,
+    typer.Option(
+        "--stop-when-flat",
+        metavar="N[:P%]",
+        help="End when N trials together raised the hypervolume by no more than P% (0.1).",
+    ),
+]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name; see `nas studies`.")]
 
 DEFAULT_STORAGE = "sqlite:///nas.db"
@@ -92,6 +112,10 @@ def search(
     no_export: Annotated[
         bool, typer.Option("--no-export", help="Only search: write no subnets, verify nothing.")
     ] = False,
+    workers: Workers = 1,
+    executor: Executor = "local",
+    search_time: SearchTime = None,
+    stop_when_flat: WhenFlat = None,
     as_json: AsJson = False,
 ) -> None:
     """Search a space for a device under budgets, and export the Pareto front."""
@@ -120,6 +144,10 @@ def search(
         train_time_s=_seconds(train_time),
         retrain=retrain,
         export=not no_export,
+        executor=executor,
+        workers=workers,
+        time_s=_seconds(search_time),
+        flat=_flat(stop_when_flat),
     )
     with _progress() as listener:
         found = service.search(request, options, listener)
@@ -135,28 +163,105 @@ def resume(
     storage: Storage = DEFAULT_STORAGE,
     out: Out = DEFAULT_OUT,
     no_export: Annotated[bool, typer.Option("--no-export", help="Only search.")] = False,
+    workers: Workers = 1,
+    executor: Executor = "local",
+    search_time: SearchTime = None,
+    stop_when_flat: WhenFlat = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue a study where it stood."""
     from nas import service
     from nas.request import RunOptions
 
-    options = RunOptions(storage=storage, study=study, out=out, export=not no_export)
+    options = RunOptions(
+        storage=storage,
+        study=study,
+        out=out,
+        export=not no_export,
+        executor=executor,
+        workers=workers,
+        time_s=_seconds(search_time),
+        flat=_flat(stop_when_flat),
+    )
     with _progress() as listener:
         found = service.resume(study, trials, options, listener)
     _print_study(found, out, storage, as_json)
 
 
-@app.command()
-def studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
-    """List the studies of a database."""
+studies_app = typer.Typer(help="List the studies of a database, or look into one.")
+app.add_typer(studies_app, name="studies")
+
+
+@studies_app.callback(invoke_without_command=True)
+def studies(
+    context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False
+) -> None:
+    """List the studies of a database, or look into one."""
     from nas import archive
 
+    if context.invoked_subcommand is not None:
+        return
     rows = archive.list_studies(storage)
     if as_json:
         _print_json(rows)
         return
     _print_rows(rows, "no studies yet: start one with `nas search`")
+
+
+@studies_app.command()
+def show(
+    study: StudyName,
+    trial: Annotated[int | None, typer.Argument(help="Number of one trial.")] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only failed evaluations, with the reason.")
+    ] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Print the trials of a study, or one with why it was chosen."""
+    from nas import archive
+
+    plain, rows, lines = archive.show(study, trial, failed, storage)
+    if as_json:
+        _print_json(plain if trial is None else plain[0])
+    elif trial is None:
+        _print_rows(rows, "no failed trials" if failed else "no trials yet")
+    else:
+        typer.echo("\n".join(lines))
+
+
+@studies_app.command("import")
+def import_(
+    study: StudyName,
+    source: Annotated[str, typer.Argument(help="A CSV file, or another study.")],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Tell a study of trials whose quality is known from a file or another study."""
+    from nas import exchange
+
+    typer.echo("\n".join(exchange.import_trials(study, source, storage)))
+
+
+@studies_app.command()
+def publish(
+    study: StudyName,
+    optuna: Annotated[str, typer.Option("--optuna", help="SQLAlchemy URL of the storage.")],
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Copy a study into an Optuna storage, for optuna-dashboard."""
+    from nas import exchange
+
+    typer.echo("\n".join(exchange.publish(study, optuna, storage)))
+
+
+@studies_app.command()
+def watch(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
+    """Show a study that runs in another process, until it is done."""
+    from nas import watching
+
+    with _progress() as listener:
+        lines = watching.watch(study, storage, listener)
+    typer.echo("\n".join(lines))
 
 
 @app.command()
@@ -498,6 +603,12 @@ def _seconds(text: str | None) -> float | None:
     return value
 
 
+def _flat(text: str | None) -> Flat | None:
+    from nas.stop import parse_flat
+
+    return None if text is None else parse_flat(text)
+
+
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
@@ -531,8 +642,7 @@ def _print_study(study: Study, out: Path | None, storage: str, as_json: bool) ->
         _print_json(study.to_dict())
         return
     console = _console()
-    candidates = archive.candidates_of(study)
-    console.print(front_table(study, candidates.space, candidates.describe_policy))
+    console.print(front_table(study, archive.describer(study)))
     for line in archive.summary(study, None if out is None else out, storage):
         console.print(line, soft_wrap=True)
 
@@ -548,6 +658,16 @@ def _progress() -> Iterator[Any]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
+
+    class _Bars(Progress):
+        """Bars, and the further lines of the last event under them."""
+
+        detail: tuple[str, ...] = ()
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            yield from (Text(f"  {line}", style="dim") for line in self.detail)
 
     console = Console(stderr=True, highlight=False, markup=False)
     if not console.is_terminal:
@@ -561,7 +681,7 @@ def _progress() -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
+    with _Bars(*columns, console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def listen(event: Event) -> None:
@@ -578,6 +698,7 @@ def _progress() -> Iterator[Any]:
                 description=event.text,
                 visible=(event.done or 0) < event.total,
             )
+            bars.detail = event.detail
 
         yield listen
 

@@ -29,6 +29,9 @@ def search(
     export: bool = True,
     train_time_s: float | None = None,
     retrain: bool = False,
+    workers: int = 1,
+    executor: str = "local",
+    time_s: float | None = None,
     listener: Listener | None = None,
     **request: Any,
 ) -> Study:
@@ -45,6 +48,9 @@ def search(
         export: whether to write the front's subnets (and verify them where the target is here).
         train_time_s: limit of a training, seconds.
         retrain: train the supernet anew for a new study.
+        workers: candidates evaluated side by side.
+        executor: where: `local` or `ray`.
+        time_s: wall time after which no further trial is asked for, seconds.
         listener: called with an `Event` at each step.
         request: further fields of `nas.request.SearchRequest`: preset, data, objectives, seed,
             sampler, batch_size, schemes, supernet_seed.
@@ -78,6 +84,9 @@ def search(
         train_time_s=train_time_s,
         retrain=retrain,
         export=export,
+        workers=workers,
+        executor=executor,
+        time_s=time_s,
     )
     return service.search(asked, options, listener or silent)
 

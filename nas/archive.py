@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import search_spaces
+from nas.budget import format_quantity
 from nas.candidate import LETTERS, CandidateSpace
 from nas.data.metric import METRICS
+from nas.errors import NotFoundError
 from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import Study
+from nas.study import FrontRow, StoredTrials, Study, front_columns, on_front
 
 
 def read_study(studies: Studies, record: StudyRecord) -> Study:
-    """A study with all that belongs to it."""
-    trials = tuple(studies.trials(record.id))
+    """A study with all that belongs to it; its trials are read when they are needed."""
+
+    def load() -> list[TrialRecord]:
+        return studies.trials(record.id)
+
     return Study(
         record,
-        trials,
+        StoredTrials(studies.counts(record.id), _front(studies, record), load),
         tuple(studies.measurements(record.id)),
         tuple(studies.artefacts(record.id)),
-        (*record.request["reach"], *predictor_notes(record, trials)),
+        (*record.request["reach"], *predictor_notes(studies, record)),
     )
+
+
+def _front(studies: Studies, record: StudyRecord) -> list[TrialRecord]:
+    numbers, values = studies.figures(record.id, front_columns(record.objectives))
+    kept = numbers[on_front(record.objectives, values)]
+    return studies.trials(record.id, numbers=[int(n) for n in kept])
 
 
 def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
@@ -39,9 +52,16 @@ def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
     Raises:
         NotFoundError: if there is no such study or no database.
     """
+
+    def load() -> list[TrialRecord]:
+        with open_database(storage, create=False) as database:
+            return Studies(database).trials(found.record.id)
+
     with open_database(storage, create=False) as database:
         studies = Studies(database)
-        return read_study(studies, studies.find_study(name))
+        found = read_study(studies, studies.find_study(name))
+        assert isinstance(found.trials, StoredTrials)
+        return replace(found, trials=StoredTrials(found.trials.counts, found.trials.front, load))
 
 
 def candidates_of(study: Study) -> CandidateSpace:
@@ -93,6 +113,45 @@ def list_studies(storage: str) -> list[dict[str, Any]]:
         ]
 
 
+def show(
+    name: str, number: int | None, failed: bool, storage: str = DEFAULT_STORAGE
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """The trials of a study, or one of them with why it was chosen.
+
+    Args:
+        name: of the study.
+        number: of the one trial; None for all.
+        failed: only those whose evaluation failed.
+        storage: SQLAlchemy URL.
+
+    Returns:
+        The trials as plain data, as rows of a table, and as lines if it is one.
+
+    Raises:
+        NotFoundError: if there is no such study or trial.
+    """
+    from nas.report.trial import failed_row, trial_json, trial_lines, trial_row
+
+    with open_database(storage, create=False) as database:
+        studies = Studies(database)
+        record = studies.find_study(name)
+        trials = studies.trials(
+            record.id,
+            numbers=None if number is None else [number],
+            state="failed" if failed else None,
+        )
+    if number is not None and not trials:
+        what = "failed trial" if failed else "trial"
+        raise NotFoundError(
+            f"study {name!r} has no {what} {number}.", f"See `nas studies show {name}`."
+        )
+    study = Study(record, trials)
+    candidates, metric = candidates_of(study), study.metric
+    rows = [failed_row(t, candidates) if failed else trial_row(t, metric) for t in trials]
+    lines = [] if number is None else trial_lines(trials[0], record, candidates, metric)
+    return [trial_json(t, metric) for t in trials], rows, lines
+
+
 def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
     """The command that continues a study; a password in the URL is hidden."""
     words = ["nas", "resume", name]
@@ -105,40 +164,65 @@ def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
     return shlex.join(words)
 
 
-def predictor_notes(record: StudyRecord, trials: Sequence[TrialRecord]) -> tuple[str, ...]:
-    """How well the quality's predictor ranked the trials that it proposed."""
-    from scipy.stats import kendalltau
+JUDGED = 2_000
+"""Trials, the latest ones, on which a predictor is judged."""
 
+
+def predictor_notes(studies: Studies, record: StudyRecord) -> tuple[str, ...]:
+    """How well the quality's predictor ranked the trials that it proposed."""
     metric = next(METRICS[name] for name in record.objectives if name in METRICS)
-    pairs = [
-        (t.origin["predicted"][metric.name], t.quality)
-        for t in trials
-        if t.quality is not None and metric.name in (t.origin.get("predicted") or {})
-    ]
+    pairs = studies.predictions(record.id, metric.name, JUDGED)
     if len(pairs) < 10:
         return ()
-    predicted, real = np.array(pairs).T
-    tau = kendalltau(predicted, real).statistic
+    predicted, real = pairs.T
     error = np.abs(predicted - real).mean()
+    which = "the" if len(pairs) < JUDGED else "the latest"
     return (
-        f"{metric.title} predictor on the {len(pairs)} trials that it chose: mean error "
-        f"{metric.format_difference(error)}, Kendall tau {tau:.2f}",
+        f"{metric.title} predictor on {which} {len(pairs)} trials that it chose: mean error "
+        f"{metric.format_difference(error)}, Kendall tau {_kendall_tau(predicted, real):.2f}",
     )
+
+
+def _kendall_tau(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Tau-b of two orders, (n,) each; 0 where one is constant.
+
+    As `predictors.metrics.kendall_tau`, but of few values: SciPy takes a second to import, which
+    a look at a front should not.
+    """
+    first, second = np.sign(a[:, None] - a[None, :]), np.sign(b[:, None] - b[None, :])
+    pairs = np.sqrt(np.count_nonzero(first) * np.count_nonzero(second))
+    return float((first * second).sum() / pairs) if pairs else 0.0
+
+
+def describer(study: Study) -> Callable[[FrontRow], tuple[str, str]]:
+    """What a front's table says of a network: its architecture and its policy, shortly.
+
+    The space, and with it torch, is loaded only for trials that an older version stored.
+    """
+    made: list[CandidateSpace] = []
+
+    def describe(row: FrontRow) -> tuple[str, str]:
+        if row.architecture_short is not None and row.policy_short is not None:
+            return row.architecture_short, row.policy_short
+        if not made:
+            made.append(candidates_of(study))
+        return made[0].space.describe(row.architecture), made[0].describe_policy(row.policy)
+
+    return describe
 
 
 def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     """The lines under a front's table."""
     rows = study.front
     lines = [""]
-    complete = [t for t in study.trials if t.state == "complete"]
-    failed = len(study.trials) - len(complete)
+    failed = f" ({study.n_failed} failed: see `nas studies show {study.name} --failed`)"
     lines.append(
         f"{len(rows)} networks on the front, of {len(study.trials)} evaluated"
-        + (f" ({failed} failed)" if failed else "")
+        + (failed if study.n_failed else "")
     )
     lines += study.notes
     if rows:
-        lines.append(_noise_line(study))
+        lines += [_hypervolume_line(study), _noise_line(study)]
     lines.append(_policy_line(study))
     lines.append(f"latency: {study.record.request['target_summary']}")
     lines += unquantized_lines(study)
@@ -160,6 +244,19 @@ def _policy_line(study: Study) -> str:
     for row in study.front:
         groups |= dict.fromkeys(name.rpartition(".")[2] for name in row.policy)
     return f"policy: a word a layer, a letter each for {', '.join(groups)} ({letters})"
+
+
+def _hypervolume_line(study: Study) -> str:
+    """How far the front reaches, and from where that is counted."""
+    from nas.report.standing import Standing, reference_point
+
+    standing = Standing(study.record, len(study.trials), study.front_trials())
+    point = [
+        study.metric.format(value) if name in METRICS else format_quantity(name, value)
+        for name, value in reference_point(study.record, study.front_trials()).items()
+    ]
+    words = [f"{name} {text}" for name, text in zip(study.objectives, point, strict=True)]
+    return f"hypervolume {standing.hypervolume:.4f} of the box from {', '.join(words)} to the ideal"
 
 
 def _noise_line(study: Study) -> str:

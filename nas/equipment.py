@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 import search_spaces
 from hw_profiles.profile import DeviceProfile
+from nas.budget import Budget
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
+from nas.data.metric import METRICS
 from nas.data.registry import load_dataset
-from nas.errors import UsageError
-from nas.evaluation import Evaluator, calibration_batches
+from nas.errors import CheckpointError, StudyMismatchError, UsageError
+from nas.evaluation import Evaluator, calibration_batches, evaluating
 from nas.events import Event, Listener
+from nas.executors.executor import Evaluate
+from nas.executors.work import Work
 from nas.request import RunOptions, SearchRequest
+from nas.setting import Setting
+from nas.storage.records import StudyRecord
+from nas.storage.studies import Studies
 from nas.targets import THIS_CPU, local_profile, resolve_target
 from nas.training.obtain import obtain_supernet
-from nas.training.store import TrainedSupernet
+from nas.training.store import TrainedSupernet, find_weights
 from search_spaces.space import SearchSpace
 
 
@@ -91,6 +100,37 @@ def target_profile(request: SearchRequest, space: SearchSpace, listener: Listene
     return resolve_target(request.target, request.batch_size, make, space)
 
 
+def profile_of(studies: Studies, study: StudyRecord) -> DeviceProfile:
+    """The profile that a study was begun with, whatever was measured since.
+
+    Raises:
+        StudyMismatchError: if this version cannot read it.
+    """
+    document = studies.load_profile(str(study.profile_fingerprint)).document
+    try:
+        return DeviceProfile.model_validate(document)
+    except ValidationError:
+        raise StudyMismatchError(
+            f"study {study.name!r} was begun by an older version, whose device profiles this one "
+            "cannot read.",
+            "Its trials stay readable (`nas pareto`); begin another with --study.",
+        ) from None
+
+
+def setting_of(studies: Studies, study: StudyRecord) -> Setting:
+    """A study's space on its target, under its budgets.
+
+    Raises:
+        StudyMismatchError: if this version cannot read its profile.
+    """
+    r = study.request
+    space = search_spaces.get(
+        study.space, study.preset, n_classes=r["n_classes"], in_channels=r["in_channels"]
+    )
+    budgets = [Budget(**limit) for limit in r["limits"]]
+    return Setting(space, profile_of(studies, study), study.batch_size, budgets, r["schemes"])
+
+
 def obtain(
     request: SearchRequest,
     options: RunOptions,
@@ -129,7 +169,67 @@ def equip(
     batch_size: int,
 ) -> Equipment:
     """The equipment of a study, with its evaluator."""
-    runtime, network = profile.runtime, supernet.network
-    calibration = calibration_batches(data) if network.calibrates else ()
-    evaluator = Evaluator(network, runtime.name, runtime.native, batch_size, calibration)
+    runtime = profile.runtime
+    evaluator = _evaluator(supernet, data, runtime.name, runtime.native, batch_size)
     return Equipment(candidates, data, profile, supernet, evaluator)
+
+
+def _evaluator(
+    supernet: TrainedSupernet,
+    data: Dataset,
+    runtime: str,
+    native: str,
+    batch_size: int,
+    threads: int | None = None,
+) -> Evaluator:
+    network = supernet.network
+    calibration = calibration_batches(data) if network.calibrates else ()
+    return Evaluator(network, runtime, native, batch_size, calibration, threads=threads)
+
+
+def work_of(equipment: Equipment, threads: int) -> Work:
+    """How a worker makes the same evaluating function, by names and the digest of the weights."""
+    e = equipment
+    return Work(
+        "nas.equipment:evaluation",
+        {
+            "space": e.candidates.space.name,
+            "preset": e.candidates.space.preset,
+            "data": e.data.name,
+            "schemes": list(e.candidates.schemes),
+            "digest": e.supernet.digest,
+            "runtime": e.evaluator.runtime,
+            "native": e.profile.runtime.native,
+            "batch_size": e.evaluator.batch_size,
+            "metric": e.data.metric.name,
+            "threads": threads,
+        },
+        threads,
+        e.supernet.path,
+    )
+
+
+def evaluation(
+    space: str,
+    preset: str,
+    data: str,
+    schemes: list[str],
+    digest: str,
+    runtime: str,
+    native: str,
+    batch_size: int,
+    metric: str,
+    threads: int,
+) -> Evaluate:
+    """The evaluating function of a worker; see `work_of`.
+
+    Raises:
+        CheckpointError: if the supernet is not on this machine.
+    """
+    fitted, dataset = space_and_data(space, preset, data)
+    supernet = find_weights(fitted, digest)
+    if supernet is None:
+        raise CheckpointError(f"the supernet {digest[:12]} is not on this machine.", "")
+    evaluator = _evaluator(supernet, dataset, runtime, native, batch_size, threads)
+    candidates = CandidateSpace(fitted, tuple(schemes))
+    return evaluating(evaluator, candidates, dataset.validation, METRICS[metric])

@@ -14,12 +14,14 @@ from hw_profiles.errors import (
 __all__ = [
     "BudgetError",
     "CheckpointError",
+    "ExecutorError",
     "ExportError",
     "MeasureError",
     "NasError",
     "NotFoundError",
     "ProfileError",
     "StorageError",
+    "StorageUnavailable",
     "StudyMismatchError",
     "UsageError",
     "nearest",
@@ -36,6 +38,10 @@ class StorageError(NasError, RuntimeError):
     """The database cannot be opened, written or understood."""
 
 
+class StorageUnavailable(StorageError):
+    """The database does not answer now; it may again."""
+
+
 class StudyMismatchError(NasError, ValueError):
     """A study that exists, but for another request."""
 
@@ -48,3 +54,7 @@ class CheckpointError(NasError, ValueError):
 
 class ExportError(NasError, RuntimeError):
     """An exported subnet that could not be written or does not equal the supernet's."""
+
+
+class ExecutorError(NasError, RuntimeError):
+    """Workers that cannot be started or reached."""

@@ -9,16 +9,21 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hw_profiles.machine import this_cpu
-from nas.candidate import Candidate
+from nas.candidate import Candidate, CandidateSpace
 from nas.data.dataset import Dataset, Part
 from nas.data.metric import Metric
 from nas.errors import NasError
+from nas.executors.executor import Evaluate, EvaluationFailed
 from nas.quantization.arithmetic import simulate
 from search_spaces.elastic import Supernet
 from search_spaces.space import Architecture
+
+NOISE = "noise"
+"""What an evaluation returns beside the quality: its standard error."""
 
 #: Training examples that a subnet's batch-norm statistics are collected on, and of a batch.
 CALIBRATION_EXAMPLES, CALIBRATION_BATCH = 1024, 256
@@ -146,3 +151,18 @@ class Evaluator:
             ThreadPoolExecutor(self.threads) as passes,
         ):
             yield from passes.map(one_pass, order.split(self.per_pass))
+
+
+def evaluating(
+    evaluator: Evaluator, candidates: CandidateSpace, part: Part, metric: Metric
+) -> Evaluate:
+    """The function that evaluates genomes: the quality by its metric's name, and its noise."""
+
+    def evaluate(genome: NDArray[np.int64], _number: int) -> dict[str, float]:
+        try:
+            value, noise = evaluator.quality(candidates.decode(genome), part, metric)
+        except EvaluationError as error:
+            raise EvaluationFailed(str(error)) from error
+        return {metric.name: value, NOISE: noise}
+
+    return evaluate

@@ -15,12 +15,14 @@ class Event:
         text: one line to show.
         done: of `total`, in the stage's own unit; None where there is nothing to count.
         total: what `done` runs up to.
+        detail: further lines, for where there is room.
     """
 
     stage: str
     text: str
     done: float | None = None
     total: float | None = None
+    detail: tuple[str, ...] = ()
 
 
 Listener = Callable[[Event], None]

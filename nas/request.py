@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.budget import parse_budgets
-from nas.data.metric import METRICS, Metric
+from nas.data.metric import ACCURACY, LOSS, METRICS, Metric
 from nas.errors import StudyMismatchError, UsageError, nearest
+from nas.stop import Flat
 from nas.study import OBJECTIVES
 
 DEFAULT_STORAGE = "sqlite:///nas.db"
@@ -29,7 +30,7 @@ class SearchRequest:
         preset: of the space; None picks the one that fits the data.
         data: name of a data set or a folder; None is the space's default.
         objectives: names. One is what the data are judged by (accuracy, or bits per byte of
-            text) and is really evaluated; empty means that and latency.
+            text, or loss) and is really evaluated; empty means that and latency.
         trials: real evaluations in all, those done before included.
         seed: of the search.
         sampler: name from the registry of samplers.
@@ -61,9 +62,9 @@ class SearchRequest:
             if name not in OBJECTIVES:
                 raise nearest(name, OBJECTIVES, "objective")
         qualities = [name for name in self.objectives if name in METRICS]
-        if self.objectives and (len(qualities) != 1 or len(self.objectives) < 2):
+        if self.objectives and len(qualities) != 1:
             raise UsageError(
-                "a search needs one quality and at least one cost as objectives.",
+                "a search needs one quality among its objectives.",
                 f"Qualities: {', '.join(METRICS)} (of text). "
                 f"Costs: {', '.join(n for n in OBJECTIVES if n not in METRICS)}.",
             )
@@ -86,12 +87,18 @@ class SearchRequest:
         """
         if not self.objectives:
             return replace(self, objectives=(metric.name, "latency"))
-        if metric.name not in self.objectives:
+        loss = metric is ACCURACY and LOSS.name in self.objectives
+        if metric.name not in self.objectives and not loss:
             raise UsageError(
                 f"these data are judged by {metric.name}.",
                 f"Write --objective {metric.name}, or name other data.",
             )
         return self
+
+    @property
+    def quality(self) -> str:
+        """Name of the metric that the search judges by; its objectives are named."""
+        return next(name for name in self.objectives if name in METRICS)
 
     def study_name(self) -> str:
         """A readable name made of space, target and budget."""
@@ -127,6 +134,10 @@ class RunOptions:
         epochs: of a training; None is the recipe's own number.
         retrain: train the supernet anew for a new study.
         export: write the front's subnets, and verify them where the target is this machine.
+        executor: where candidates are evaluated; see `nas.executors.registry`.
+        workers: candidates that are evaluated side by side.
+        time_s: wall time after which this run asks for no further trial.
+        flat: the rule that ends a run whose front no longer grows.
     """
 
     storage: str = DEFAULT_STORAGE
@@ -136,6 +147,10 @@ class RunOptions:
     epochs: int | None = None
     retrain: bool = False
     export: bool = True
+    executor: str = "local"
+    workers: int = 1
+    time_s: float | None = None
+    flat: Flat | None = None
 
 
 def refuse_mismatch(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

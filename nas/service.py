@@ -6,13 +6,12 @@ supernet, study, loop, front, export and verification.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile
@@ -21,16 +20,18 @@ from nas.archive import draw, open_study, read_study, resume_command
 from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
+from nas.data.metric import METRICS
 from nas.engine.samplers import require_sampler
-from nas.equipment import Equipment, equip, obtain, space_and_data, target_profile
-from nas.errors import ExportError, NotFoundError, StudyMismatchError, UsageError
+from nas.equipment import Equipment, equip, obtain, profile_of, space_and_data, target_profile
+from nas.errors import ExecutorError, ExportError, NotFoundError, UsageError
 from nas.events import Event, Listener, silent
+from nas.executors.registry import require_executor
 from nas.request import RunOptions, SearchRequest, refuse_mismatch
 from nas.setting import Reach, Setting
 from nas.storage.database import open_database
 from nas.storage.records import ProfileRecord, StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import Study
+from nas.study import OBJECTIVES, Study
 from nas.targets import can_verify, local_profile
 from nas.training.store import TrainedSupernet
 from nas.trials import run_trials, with_test_quality
@@ -55,10 +56,12 @@ def search(
         NotFoundError: if something it names does not exist.
         BudgetError: if no candidate meets the budgets; nothing was trained then.
         StudyMismatchError: if the study exists for another request.
+        ExecutorError: if the workers cannot be started, or every evaluation failed.
         StorageError, CheckpointError, ProfileError, ExportError: if a place cannot be used.
     """
     options = options or RunOptions()
     require_sampler(request.sampler)
+    require_executor(options.executor, options.workers)
     space, data = space_and_data(request.space, request.preset, request.data)
     request = replace(request, preset=space.preset, data=data.name).judged_by(data.metric)
     name = options.study or request.study_name()
@@ -82,8 +85,10 @@ def search(
         resume_with = resume_command(name, request.trials, options)
         listener(Event("study", f"study {name}; resume with: {resume_with}"))
         with studies.claimed(known.id):
-            equipment = equip(setting.candidates, data, profile, supernet, request.batch_size)
-            run_trials(studies, known, request, setting, equipment.evaluator, data, listener)
+            judged = replace(data, judged_by=request.quality)
+            equipment = equip(setting.candidates, judged, profile, supernet, request.batch_size)
+            run_trials(studies, known, request, setting, equipment, options, listener)
+            _require_one(studies, known)
             found = read_study(studies, known)
             out = options.out if options.export else None
             _report_front(studies, found, equipment, out, listener)
@@ -94,6 +99,17 @@ def search(
         return found
 
 
+def _require_one(studies: Studies, study: StudyRecord) -> None:
+    """Refuse a study all of whose evaluations failed: there is nothing to show of it."""
+    counts = studies.counts(study.id)
+    if counts.get("failed") and not counts.get("complete"):
+        last = studies.trials(study.id, state="failed")[-1]
+        raise ExecutorError(
+            f"all {counts['failed']} evaluations failed, the last one with: {last.reason}",
+            f"See `nas studies show {study.name} --failed`.",
+        )
+
+
 def _existing(
     name: str, request: SearchRequest, url: str
 ) -> tuple[StudyRecord | None, DeviceProfile | None]:
@@ -102,7 +118,7 @@ def _existing(
         with _studies(url, create=False) as studies:
             known = studies.find_study(name)
             _continue(studies, known, request)
-            return known, _own_profile(studies, known)
+            return known, profile_of(studies, known)
     except NotFoundError:
         return None, None
 
@@ -110,26 +126,13 @@ def _existing(
 def _continue(studies: Studies, known: StudyRecord, request: SearchRequest) -> None:
     """Refuse another request than the study's, or fewer trials; keep the new number of them."""
     refuse_mismatch(known.name, known.request["asked"], request.to_json())
-    done = len(studies.trials(known.id))
+    done = sum(studies.counts(known.id).values())
     if request.trials < done:
         raise UsageError(
             f"study {known.name!r} has {done} trials already, more than --trials {request.trials}.",
             f"Ask for {done} or more, or see the front with `nas pareto {known.name}`.",
         )
     studies.set_request(known.id, {**known.request, "asked": request.to_json()})
-
-
-def _own_profile(studies: Studies, study: StudyRecord) -> DeviceProfile:
-    """The profile that a study was begun with, whatever was measured since."""
-    document = studies.load_profile(str(study.profile_fingerprint)).document
-    try:
-        return DeviceProfile.model_validate(document)
-    except ValidationError:
-        raise StudyMismatchError(
-            f"study {study.name!r} was begun by an older version, whose device profiles this one "
-            "cannot read.",
-            "Its trials stay readable (`nas pareto`); begin another with --study.",
-        ) from None
 
 
 def _open_study(
@@ -169,6 +172,7 @@ def _open_study(
                 "n_originals": len(data.validation) // data.validation.draws,
                 "reach": [str(reach) for reach in reaches],
                 "target_summary": setting.costs.latency.provenance,
+                "reference": _reference(request, setting, data),
             },
             supernet_fingerprint=supernet.fingerprint,
             supernet_digest=supernet.digest,
@@ -176,6 +180,28 @@ def _open_study(
             profile_fingerprint=profile.fingerprint(),
         )
     )
+
+
+def _reference(request: SearchRequest, setting: Setting, data: Dataset) -> dict[str, float]:
+    """The worst values that count for the hypervolume: chance, and each cost's budget or largest.
+
+    Text is judged in bits per byte, of which chance is eight.
+    """
+    chance = {
+        "accuracy": 1.0 / data.n_classes,
+        "loss": math.log(data.n_classes),
+        "bits_per_byte": 8.0,
+    }
+    limits = {budget.column: budget.limit for budget in setting.budgets}
+    point = {}
+    for name in request.objectives:
+        column, _ = OBJECTIVES[name]
+        if name in METRICS:
+            point[name] = chance[name]
+        else:
+            largest = setting.costs.extreme(column, largest=True)[0]
+            point[name] = float(min(largest, limits.get(column, largest)))
+    return point
 
 
 # --- a study that exists ------------------------------------------------------------------------
@@ -201,10 +227,11 @@ def _equipment(study: Study, options: RunOptions, listener: Listener) -> Equipme
     request = SearchRequest.from_json(r.request["asked"])
     space, data = space_and_data(request.space, request.preset, request.data)
     with _studies(options.storage, create=False) as studies:
-        profile = _own_profile(studies, r)
+        profile = profile_of(studies, r)
     supernet = obtain(request, options, space, data, r.supernet_digest, listener)
     candidates = CandidateSpace(space, tuple(r.request["schemes"]))
-    return equip(candidates, data, profile, supernet, r.batch_size)
+    judged = replace(data, judged_by=study.metric.name)
+    return equip(candidates, judged, profile, supernet, r.batch_size)
 
 
 def export(name: str, options: RunOptions | None = None, listener: Listener = silent) -> Study:
@@ -254,7 +281,7 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
     options = options or RunOptions()
     study = open_study(name, options.storage)
     with _studies(options.storage, create=False) as studies:
-        profile = _own_profile(studies, study.record)
+        profile = profile_of(studies, study.record)
     if not can_verify(profile):
         text = (
             f"{profile.device.name} under {profile.runtime.name} is not this machine: nothing was "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.data.metric import METRICS, Metric
 from nas.engine.pareto import non_dominated
@@ -40,6 +42,8 @@ class FrontRow:
     macs: int
     architecture: dict[str, Any]
     policy: dict[str, str]
+    architecture_short: str | None = field(default=None)
+    policy_short: str | None = field(default=None)
     agreement: float | None = field(default=None)
     exported: str | None = field(default=None)
 
@@ -48,20 +52,54 @@ class FrontRow:
         return {k.replace("quality", metric.name): v for k, v in asdict(self).items()}
 
 
+class StoredTrials(Sequence[TrialRecord]):
+    """The trials of a study in a database, read when one is looked at; the front's before.
+
+    Args:
+        counts: trials in each state.
+        front: those that no other dominates.
+        load: reads all of them.
+    """
+
+    def __init__(
+        self,
+        counts: dict[str, int],
+        front: Sequence[TrialRecord],
+        load: Callable[[], Sequence[TrialRecord]],
+    ) -> None:
+        self.counts = counts
+        self.front = tuple(front)
+        self._load = load
+
+    @cached_property
+    def _all(self) -> tuple[TrialRecord, ...]:
+        return tuple(self._load())
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    @overload
+    def __getitem__(self, index: int) -> TrialRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TrialRecord, ...]: ...
+    def __getitem__(self, index: int | slice) -> TrialRecord | tuple[TrialRecord, ...]:
+        return self._all[index]
+
+
 @dataclass(frozen=True)
 class Study:
     """A study read from the database.
 
     Attributes:
         record: the request it was opened with.
-        trials: all of them, in order.
+        trials: all of them, in order; `StoredTrials` reads them when they are needed.
         measurements: made on real devices.
         artefacts: exported.
         notes: what a reader should know of how the budget bound, where known.
     """
 
     record: StudyRecord
-    trials: tuple[TrialRecord, ...]
+    trials: Sequence[TrialRecord]
     measurements: tuple[MeasurementRecord, ...] = ()
     artefacts: tuple[ArtefactRecord, ...] = ()
     notes: tuple[str, ...] = ()
@@ -81,21 +119,31 @@ class Study:
         """What the quality is."""
         return next(METRICS[name] for name in self.objectives if name in METRICS)
 
+    @property
+    def n_failed(self) -> int:
+        """Trials whose evaluation failed."""
+        if isinstance(self.trials, StoredTrials):
+            return self.trials.counts.get("failed", 0)
+        return sum(t.state == "failed" for t in self.trials)
+
     def front_trials(self) -> list[TrialRecord]:
         """Feasible, complete, not dominated; from least to most of the first cost."""
-        done = [t for t in self.trials if t.state == "complete" and t.feasible]
-        if not done:
-            return []
-        columns = [OBJECTIVES[name] for name in self.objectives]
-        values = np.array([[getattr(t, column) for column, _ in columns] for t in done], float)
-        keep = non_dominated(values, [more for _, more in columns])
-        order = next(c for c, _ in columns if c != "quality")
-        return sorted(
-            (t for t, on in zip(done, keep, strict=True) if on),
-            key=lambda t: (getattr(t, order), t.number),
-        )
+        return list(self._front_trials)
 
-    @property
+    @cached_property
+    def _front_trials(self) -> tuple[TrialRecord, ...]:
+        if isinstance(self.trials, StoredTrials):
+            found: Sequence[TrialRecord] = self.trials.front
+        else:
+            done = [t for t in self.trials if t.state == "complete" and t.feasible]
+            columns = front_columns(self.objectives)
+            values = np.array([[getattr(t, column) for column in columns] for t in done], float)
+            keep = on_front(self.objectives, values.reshape(len(done), len(columns)))
+            found = [t for t, on in zip(done, keep, strict=True) if on]
+        order = next((c for c in front_columns(self.objectives) if c != "quality"), "quality")
+        return tuple(sorted(found, key=lambda t: (getattr(t, order), t.number)))
+
+    @cached_property
     def front(self) -> list[FrontRow]:
         """The Pareto front, fastest first; see `FrontRow`."""
         return [self._row(trial) for trial in self.front_trials()]
@@ -119,6 +167,8 @@ class Study:
             macs=int(trial.macs or 0),
             architecture=trial.architecture,
             policy=trial.policy,
+            architecture_short=trial.architecture_short,
+            policy_short=trial.policy_short,
             agreement=measured.agreement if measured else None,
             exported=exported[-1].path if exported else None,
         )
@@ -138,6 +188,16 @@ class Study:
             "notes": list(self.notes),
             "front": [row.to_dict(self.metric) for row in self.front],
         }
+
+
+def front_columns(objectives: Sequence[str]) -> list[str]:
+    """The columns of a trial that objectives are judged by."""
+    return [OBJECTIVES[name][0] for name in objectives]
+
+
+def on_front(objectives: Sequence[str], values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows of `front_columns` (n, k) no other dominates, (n,)."""
+    return non_dominated(values, [OBJECTIVES[name][1] for name in objectives])
 
 
 def _latest(measurements: Sequence[MeasurementRecord]) -> MeasurementRecord | None:

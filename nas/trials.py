@@ -1,4 +1,4 @@
-"""The trials of a study: asked for, evaluated, committed one by one."""
+"""The trials of a study: asked for, evaluated, committed as they arrive."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
-from nas.data.metric import METRICS
-from nas.engine.loop import Evaluated, EvaluationFailed, run_search
+from nas.data.metric import METRICS, Metric
+from nas.engine.loop import Evaluated, run_search
 from nas.engine.problem import Objective, Problem
-from nas.evaluation import EvaluationError, Evaluator
+from nas.equipment import Equipment, work_of
+from nas.evaluation import NOISE, Evaluator, evaluating
 from nas.events import Event, Listener
-from nas.request import SearchRequest
+from nas.executors.registry import open_executor, threads_of
+from nas.report.standing import Standing
+from nas.request import RunOptions, SearchRequest
 from nas.setting import Setting
+from nas.storage.patience import patiently
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import OBJECTIVES
@@ -52,80 +56,100 @@ def run_trials(
     study: StudyRecord,
     request: SearchRequest,
     setting: Setting,
-    evaluator: Evaluator,
-    data: Dataset,
+    equipment: Equipment,
+    options: RunOptions,
     listener: Listener,
 ) -> None:
-    """Ask, evaluate, commit, until the study has its trials."""
-    started: dict[int, float] = {}
-    metric = data.metric
-    found_noise: dict[int, float] = {}
-    qualities: list[float] = []
+    """Ask, evaluate, commit each trial as it arrives, until the study has its trials.
 
-    def evaluate(genome: NDArray[np.int64], number: int) -> dict[str, float]:
-        started[number] = time.perf_counter()
-        candidate = setting.candidates.decode(genome)
-        try:
-            value, found_noise[number] = evaluator.quality(candidate, data.validation, metric)
-        except (EvaluationError, MemoryError) as error:
-            raise EvaluationFailed(str(error) or type(error).__name__) from error
-        return {metric.name: value}
+    It ends before them when the time of this run is over or the front no longer grows, as the
+    options say.
+
+    Raises:
+        StorageError: if a trial cannot be committed; a database that only does not answer is
+            waited for.
+        ExecutorError: if the workers cannot be started or reached.
+    """
+    data = equipment.data
+    metric = data.metric
+    begun = time.monotonic()
+    past = studies.trials(study.id)
+    standing = Standing(study, request.trials, past)
+    ended_by: list[str] = []
 
     def record(found: Evaluated) -> None:
-        candidate = setting.candidates.decode(found.genome)
-        costs = {k: float(v[0]) for k, v in setting.costs_of(found.genome[None, :]).items()}
-        begun = started.get(found.number, time.perf_counter())
-        studies.add_trial(
-            study.id,
-            TrialRecord(
-                number=found.number,
-                key=found.key,
-                genome=tuple(int(g) for g in found.genome),
-                architecture=dict(candidate.architecture),
-                policy=dict(candidate.policy),
-                state=found.state,
-                reason=found.origin.get("reason"),
-                quality=found.values.get(metric.name),
-                quality_noise=found_noise.get(found.number),
-                latency_ms=costs["latency_ms"],
-                latency_ms_upper=costs["latency_ms_upper"],
-                memory_bytes=round(costs["memory_bytes"]),
-                params=round(costs["params"]),
-                weight_bytes=round(costs["weight_bytes"]),
-                macs=round(costs["macs"]),
-                feasible=found.feasible,
-                origin=found.origin,
-                seconds=time.perf_counter() - begun,
-            ),
+        trial = _record_of(found, setting, metric)
+        patiently(
+            lambda: studies.add_trial(study.id, trial),
+            lambda away: listener(Event("note", f"waiting for the database: {away.message}")),
         )
-        if metric.name in found.values:
-            qualities.append(found.values[metric.name])
-        text = f"trial {found.number + 1} of {request.trials}"
-        if qualities:
-            best = max(qualities) if metric.larger_is_better else min(qualities)
-            text += f", best {metric.title} {metric.format(best)}"
-        listener(Event("search", text, found.number + 1, request.trials))
+        standing.add(trial, time.monotonic())
+        listener(standing.event())
 
-    def past(trial: TrialRecord) -> Evaluated:
-        values = {} if trial.quality is None else {metric.name: trial.quality}
-        return Evaluated(
-            number=trial.number,
-            genome=np.array(trial.genome, dtype=np.int64),
-            key=trial.key,
-            values=values,
-            feasible=trial.feasible,
-            state=trial.state,
-            origin=trial.origin,
+    def should_stop() -> bool:
+        if options.time_s is not None and time.monotonic() - begun >= options.time_s:
+            ended_by[:] = [f"{options.time_s:g} seconds are over"]
+        elif options.flat is not None and options.flat.reached(standing.hypervolumes):
+            ended_by[:] = [str(options.flat)]
+        return bool(ended_by)
+
+    here = evaluating(equipment.evaluator, setting.candidates, data.validation, metric)
+    work = work_of(equipment, threads_of(options.workers))
+    with open_executor(options.executor, options.workers, here, work) as executor:
+        run_search(
+            problem_of(request, setting),
+            request.sampler,
+            trials=request.trials,
+            seed=request.seed,
+            history=[_past(trial, metric) for trial in past],
+            evaluate=executor,
+            record=record,
+            should_stop=should_stop,
         )
+    if ended_by:
+        text = f"ended after {standing.done} of {request.trials} trials: {ended_by[0]}"
+        listener(Event("note", text))
 
-    run_search(
-        problem_of(request, setting),
-        request.sampler,
-        trials=request.trials,
-        seed=request.seed,
-        history=[past(t) for t in studies.trials(study.id)],
-        evaluate=evaluate,
-        record=record,
+
+def _record_of(found: Evaluated, setting: Setting, metric: Metric) -> TrialRecord:
+    """A trial as it is stored, with every cost of its candidate."""
+    candidate = setting.candidates.decode(found.genome)
+    costs = {k: float(v[0]) for k, v in setting.costs_of(found.genome[None, :]).items()}
+    return TrialRecord(
+        number=found.number,
+        key=found.key,
+        genome=tuple(int(g) for g in found.genome),
+        architecture=dict(candidate.architecture),
+        policy=dict(candidate.policy),
+        architecture_short=setting.space.describe(candidate.architecture),
+        policy_short=setting.candidates.describe_policy(candidate.policy),
+        state=found.state,
+        reason=found.origin.get("reason"),
+        quality=found.values.get(metric.name),
+        quality_noise=found.details.get(NOISE),
+        latency_ms=costs["latency_ms"],
+        latency_ms_upper=costs["latency_ms_upper"],
+        memory_bytes=round(costs["memory_bytes"]),
+        params=round(costs["params"]),
+        weight_bytes=round(costs["weight_bytes"]),
+        macs=round(costs["macs"]),
+        feasible=found.feasible,
+        origin=found.origin,
+        seconds=found.seconds,
+    )
+
+
+def _past(trial: TrialRecord, metric: Metric) -> Evaluated:
+    """A stored trial as the search takes it."""
+    return Evaluated(
+        number=trial.number,
+        genome=np.array(trial.genome, dtype=np.int64),
+        key=trial.key,
+        values={} if trial.quality is None else {metric.name: trial.quality},
+        feasible=trial.feasible,
+        state=trial.state,
+        origin=trial.origin,
+        seconds=trial.seconds,
     )
 
 

@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+Control = Callable[..., None]
+
+
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
-    """URL of a database on a running server; the server is gone after the run."""
+def postgresql() -> Iterator[tuple[str, Control]]:
+    """URL of a database on a running server, and what stops and starts it (`pg_ctl`).
+
+    The server is gone after the run.
+    """
     binaries = _server_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
@@ -79,9 +85,14 @@ def postgresql_server() -> Iterator[str]:
 
     try:
         run("initdb", "-U", "nas", "-A", "trust", "-E", "UTF8", "--no-sync", "--no-instructions")
-        run("pg_ctl", "start", "-w", "-t", "30", "-o", options)
+
+        def control(what: str, *arguments: str) -> None:
+            more = ("-o", options) if what == "start" else ()
+            run("pg_ctl", what, "-w", "-t", "30", *more, *arguments)
+
+        control("start")
         try:
-            yield f"postgresql://nas@127.0.0.1:{port}/postgres"
+            yield f"postgresql://nas@127.0.0.1:{port}/postgres", control
         finally:
             run("pg_ctl", "stop", "-m", "immediate", check=False)
     finally:
@@ -89,21 +100,29 @@ def postgresql_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: str) -> str:
+def postgresql_control(postgresql: tuple[str, Control]) -> Iterator[Control]:
+    """`control("stop", ...)` and `control("start")`; it runs again afterwards."""
+    yield postgresql[1]
+    with contextlib.suppress(RuntimeError):  # it runs already
+        postgresql[1]("start")
+
+
+@pytest.fixture
+def postgresql_url(postgresql: tuple[str, Control]) -> str:
     """URL of an empty PostgreSQL database.
 
     Emptied rather than created for each test: a new one copies a thousand files.
     """
     import psycopg
 
-    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+    with psycopg.connect(postgresql[0], autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         connection.execute("DROP SCHEMA public CASCADE")
         connection.execute("CREATE SCHEMA public")
-    return postgresql_server
+    return postgresql[0]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

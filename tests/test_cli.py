@@ -48,6 +48,12 @@ def test_help_needs_no_torch() -> None:
     assert not {"torch", "numpy", "sklearn", "optuna", "sqlalchemy"} & set(modules)
 
 
+def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
+    code = "import sys, nas.archive, nas.report.table, nas.report.standing; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "scipy", "sklearn", "optuna", "pymoo"} & set(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -61,10 +67,15 @@ def test_help_needs_no_torch() -> None:
         ((*SEARCH, "--schemes", "bf16,int9"), 4, "'int8'"),
         ((*SEARCH, "--sampler", "guide"), 4, "'guided'"),
         ((*SEARCH, "--objective", "accuracy", "--objective", "speed"), 4, "objective"),
-        ((*SEARCH, "--objective", "accuracy"), 2, "at least one cost"),
+        ((*SEARCH, "--objective", "latency"), 2, "one quality"),
+        ((*SEARCH, "--objective", "bits_per_byte"), 2, "judged by accuracy"),
         ((*SEARCH, "--trials", "0"), 2, "--trials"),
         ((*SEARCH, "--trials", "many"), 2, "integer"),
         ((*SEARCH, "--train-time", "2"), 2, "time"),
+        ((*SEARCH, "--time", "10"), 2, "time"),
+        ((*SEARCH, "--stop-when-flat", "soon"), 2, "--stop-when-flat"),
+        ((*SEARCH, "--workers", "0"), 2, "--workers"),
+        ((*SEARCH, "--executor", "rya"), 4, "'ray'"),
         ((*SEARCH, "--storage", "postgres:/x"), 1, "database URL"),
         ((*SEARCH, "--storage", "sqlite:////proc/none/nas.db"), 1, "cannot be opened"),
         ((*SEARCH, "--out", "/proc/none"), 1, "cannot be written"),
@@ -78,6 +89,12 @@ def test_help_needs_no_torch() -> None:
         (("pareto", "nothing"), 4, "no studies"),
         (("export", "nothing"), 4, "no studies"),
         (("verify", "nothing"), 4, "no studies"),
+        (("studies", "show", "nothing"), 4, "no studies"),
+        (("studies", "show", "nothing", "x"), 2, "integer"),
+        (("studies", "import", "nothing", "x.csv"), 4, "no studies"),
+        (("studies", "publish", "nothing", "--optuna", "sqlite://"), 4, "no studies"),
+        (("studies", "watch", "nothing"), 4, "no studies"),
+        (("studies", "shwo", "nothing"), 2, "'show'"),
         (("spaces", "vti"), 4, "'vit'"),
         (("targets", "show", "a10"), 4, "'a100'"),
         (("targets", "show", "cpu"), 4, "nas profile"),
@@ -151,6 +168,17 @@ def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
     assert "9 of 9" in run("studies")[1]
     assert "vit-digits-a100-5ms" in run("studies", "--json")[1]
 
+    study = "vit-digits-a100-5ms"
+    table = run("studies", "show", study)[1]
+    assert table.count("design") == 9
+    assert "no failed trials" in run("studies", "show", study, "--failed")[1]
+    lines = run("studies", "show", study, "3")[1]
+    assert "chosen    of the first design" in lines
+    assert json.loads(run("studies", "show", study, "3", "--json")[1])["number"] == 3
+    code, _, err = run("studies", "show", study, "77")
+    assert (code, "no trial 77" in err) == (4, True)
+    assert "9 of 9 trials" in run("studies", "watch", study)[1]
+
     for words, says in [
         (("--trials", "5"), "9 trials already"),
         (("--trials", "12", "--seed", "1"), "seed was 0, now 1"),
@@ -163,6 +191,41 @@ def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
     assert (code, "'vit-digits-a100-5ms'" in err) == (4, True)
     code, _, err = run("verify", "vit-digits-a100-5ms")
     assert (code, "is not this machine" in err) == (0, True)
+
+
+def test_two_workers_until_the_time_is_over(run: Run) -> None:
+    code, out, err = run(
+        *SEARCH, "--trials", "500", "--workers", "2", "--time", "8s", "--no-export", "--json"
+    )
+    assert code == 0, err
+    assert "8 seconds are over" in err
+    shown = json.loads(out)
+    assert 0 < shown["trials"] < 500
+    code, out, err = run(
+        "resume", "vit-digits-a100-5ms", "--trials", "500", "--stop-when-flat", "1:99%",
+        "--no-export",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "raised the hypervolume by no more than 99%" in err
+    rows = json.loads(run("studies", "show", "vit-digits-a100-5ms", "--json")[1])
+    assert [row["number"] for row in rows] == list(range(len(rows)))
+    assert len({row["key"] for row in rows}) == len(rows)
+    assert all(row["seconds"] > 0 and row["accuracy_noise"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "front"),
+    [(("accuracy",), 1), (("loss", "latency", "memory", "params"), None)],
+)
+def test_any_number_of_objectives(run: Run, objectives: tuple[str, ...], front: int) -> None:
+    words = [word for name in objectives for word in ("--objective", name)]
+    code, out, err = run(*SEARCH, *words, "--trials", "3", "--no-export", "--json")
+    assert code == 0, err
+    shown = json.loads(out)
+    assert shown["objectives"] == list(objectives)
+    assert len(shown["front"]) == (front or len(shown["front"])) > 0
+    assert all(0 < row[objectives[0]] < 3 for row in shown["front"])
+    assert "hypervolume 0." in err
 
 
 def test_lookups(run: Run) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.data.metric import ACCURACY, BITS_PER_BYTE, Metric
+from nas.data.metric import ACCURACY, BITS_PER_BYTE, METRICS, Metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +106,7 @@ class Dataset:
             `mean` and `std` of the scaled channels.
         fingerprint: hash of all that decides the examples, their split and their preprocessing.
         augmentation: name of what training does to a batch; see `nas.data.augment`.
+        judged_by: name of a metric that a search asked for, instead of the data's own.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Dataset:
     preprocessing: Mapping[str, Any]
     fingerprint: str
     augmentation: str = "none"
+    judged_by: str | None = None
 
     @property
     def kind(self) -> str:
@@ -125,6 +127,8 @@ class Dataset:
     @property
     def metric(self) -> Metric:
         """What a network is judged by on this data."""
+        if self.judged_by is not None:
+            return METRICS[self.judged_by]
         return BITS_PER_BYTE if self.kind == "tokens" else ACCURACY
 
     @property

@@ -1,4 +1,4 @@
-"""How good a network is: share of right labels, or bits that a byte of text costs."""
+"""How good a network is: share of right labels, their loss, or bits that a byte of text costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Metric:
     """A quality that is measured on labelled examples.
 
     Attributes:
-        name: `accuracy` or `bits_per_byte`; also that of the search's objective.
+        name: `accuracy`, `loss` or `bits_per_byte`; also that of the search's objective.
         title: for tables and pictures.
         larger_is_better: whether more of it is better.
     """
@@ -35,6 +35,8 @@ class Metric:
 
         if self is ACCURACY:
             return (logits.argmax(dim=-1) == labels).double()
+        if self is LOSS:
+            return F.cross_entropy(logits.float(), labels, reduction="none").double()
         nats = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
         return nats.double().mean(dim=1) / math.log(2)
 
@@ -57,9 +59,12 @@ class Metric:
         >>> ACCURACY.format_difference(0.012), BITS_PER_BYTE.format_difference(0.0512)
         ('1.2 points', '0.051 bits')
         """
-        return f"{100 * value:.2g} points" if self is ACCURACY else f"{value:.2g} bits"
+        if self is ACCURACY:
+            return f"{100 * value:.2g} points"
+        return f"{value:.2g} {'nats' if self is LOSS else 'bits'}"
 
 
 ACCURACY = Metric("accuracy", "accuracy", True)
+LOSS = Metric("loss", "cross-entropy", False)
 BITS_PER_BYTE = Metric("bits_per_byte", "bits per byte", False)
-METRICS = {metric.name: metric for metric in (ACCURACY, BITS_PER_BYTE)}
+METRICS = {metric.name: metric for metric in (ACCURACY, LOSS, BITS_PER_BYTE)}

@@ -1,9 +1,13 @@
-"""The loop of a study: ask, evaluate, record, tell.
+"""The loop of a study: ask, submit, record, tell.
 
-Optuna is asked for one trial at a time. What it proposes is really evaluated only if it is new
-and meets every budget on known quantities; otherwise it is told what is known, and asked again.
-All proposals made for a trial are kept in the trial's origin, so that the Optuna study, and with
-it everything a sampler will do, can be rebuilt from the recorded trials alone.
+A sampler is asked for one trial at a time, as soon as the executor has room for one. What it
+proposes is really evaluated only if it is new and meets every budget on known quantities; otherwise
+it is told what is known, and asked again. Candidates under way count as believed. All proposals
+made for a trial are kept in the trial's origin, so that everything a sampler will do can be rebuilt
+from the recorded trials alone.
+
+Optuna's own samplers are asked through an Optuna study in memory; samplers of whole genomes are
+asked directly, with what that study would hold in arrays.
 """
 
 from __future__ import annotations
@@ -12,21 +16,23 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.samplers import BaseGASampler
+from optuna.samplers import BaseGASampler, BaseSampler
 from optuna.trial import TrialState
 from threadpoolctl import ThreadpoolController
 
 from nas.engine.candidates import Candidates, identity
 from nas.engine.problem import Problem
 from nas.engine.samplers import GenomeSampler, SpaceExhausted, get_sampler
-from nas.engine.told import CONSTRAINT, distributions
+from nas.engine.told import CONSTRAINT, Memory, Told, distributions
 from nas.errors import BudgetError
+from nas.executors.executor import Evaluate, Executor, InProcess, Outcome
 from search_spaces.choices import Genomes
 
 MAX_ASKS = 20
@@ -35,16 +41,12 @@ MAX_ASKS = 20
 logger = logging.getLogger(__name__)
 
 
-class EvaluationFailed(Exception):  # a verdict on a candidate, not on the program
-    """An evaluation that gave no usable number; the message is the trial's reason."""
-
-
 @dataclass(frozen=True)
 class Evaluated:
     """A trial.
 
     Attributes:
-        number: position in the study, from 0.
+        number: position in the order of asking, from 0.
         genome: canonical, (genes,).
         key: hash of the active part.
         values: every objective if complete, the known ones if failed.
@@ -52,6 +54,8 @@ class Evaluated:
         state: `failed` trials have `origin["reason"]`.
         origin: why it was proposed, as plain data. `asked` lists all the genomes proposed for
             it, its own last, where there was more than its own.
+        seconds: wall time of its evaluation.
+        details: what the evaluation returned beside the objectives.
     """
 
     number: int
@@ -61,9 +65,8 @@ class Evaluated:
     feasible: bool
     state: Literal["complete", "failed"]
     origin: dict[str, Any]
-
-
-Evaluate = Callable[[NDArray[np.int64], int], dict[str, float]]
+    seconds: float = 0.0
+    details: dict[str, float] = field(default_factory=dict)
 
 
 def run_search(
@@ -73,25 +76,27 @@ def run_search(
     trials: int,
     seed: int,
     history: Sequence[Evaluated],
-    evaluate: Evaluate,
+    evaluate: Evaluate | Executor,
     record: Callable[[Evaluated], None],
     should_stop: Callable[[], bool] | None = None,
 ) -> list[Evaluated]:
     """Bring a study to its total of trials.
 
-    Every proposal is a function of the seed and of the trials before it: a study interrupted
-    after any trial and continued from its history equals one that ran through.
+    With one candidate at a time every proposal is a function of the seed and of the trials before
+    it: a study interrupted after any trial and continued from its history equals one that ran
+    through. With several under way, proposals also depend on what is finished when.
 
     Args:
         problem: what is searched.
         sampler: a registered name.
         trials: the study's total, history included.
         seed: of the study.
-        history: its trials so far, in order.
-        evaluate: genome and trial number -> costly objectives. `EvaluationFailed`, a missing
-            value or one that is not finite makes a failed trial.
-        record: called with each new trial, before the next is asked for.
-        should_stop: asked before each trial.
+        history: its trials so far, in order. Numbers that are missing are asked for again.
+        evaluate: genome and trial number -> costly objectives, called here; or an executor.
+            Whatever it raises makes a failed trial, as a missing value or one that is not finite
+            does. All but `EvaluationFailed` and values that are not finite is tried once more.
+        record: called with each new trial as it arrives, before another is asked for.
+        should_stop: asked before each trial; what is under way is finished.
 
     Returns:
         All trials, history first. Fewer than `trials` if it was stopped, or if no unseen feasible
@@ -100,45 +105,75 @@ def run_search(
     Raises:
         NotFoundError: if there is no such sampler.
         BudgetError: if no candidate that meets the budgets was found at all.
+        ExecutorError: if nothing can be evaluated any more.
     """
     loop = _Loop(problem, sampler, seed)
+    executor = evaluate if isinstance(evaluate, Executor) else InProcess(evaluate)
     done = list(history)
     # Matrices of a hundred rows: a second BLAS thread makes a proposal four times slower.
     one_thread = ThreadpoolController().limit
     with one_thread(limits=1, user_api="blas"):
         loop.replay(done)
-    while len(done) < trials and not (should_stop is not None and should_stop()):
-        with one_thread(limits=1, user_api="blas"):
-            proposal = loop.propose()
-        if proposal is None:
-            if not done:
-                raise BudgetError(
-                    "no candidate that meets the budget was found.", "Give a larger budget."
-                )
-            logger.warning(
-                "no unseen candidate that meets the budget is left after %d of %d trials",
-                len(done),
-                trials,
-            )
+    taken = {trial.number for trial in done}
+    numbers = (number for number in count() if number not in taken)
+    tried_again: set[int] = set()
+    while True:
+        exhausted = False
+        while (
+            len(loop.pending) < executor.capacity
+            and len(done) + len(loop.pending) < trials
+            and not exhausted
+            and not (should_stop is not None and should_stop())
+        ):
+            with one_thread(limits=1, user_api="blas"):
+                proposal = loop.propose()
+            exhausted = proposal is None
+            if proposal is not None:
+                number = next(numbers)
+                loop.pending[number] = proposal
+                executor.submit(number, proposal.genome)
+        if not loop.pending:
             break
-        number = done[-1].number + 1 if done else 0
-        trial = loop.evaluate(proposal, number, evaluate)
-        record(trial)
-        loop.tell(trial)
-        done.append(trial)
+        for outcome in executor.wait():
+            number = outcome.number
+            if outcome.values is None and outcome.again and number not in tried_again:
+                tried_again.add(number)
+                executor.submit(number, loop.pending[number].genome)
+                continue
+            trial = loop.judge(outcome, attempts=2 if number in tried_again else 1)
+            record(trial)
+            loop.tell(trial)
+            done.append(trial)
+    if exhausted and not done:
+        raise BudgetError("no candidate that meets the budget was found.", "Give a larger budget.")
+    if exhausted:
+        logger.warning(
+            "no unseen candidate that meets the budget is left after %d of %d trials",
+            len(done),
+            trials,
+        )
     return done
 
 
 @dataclass(frozen=True)
 class _Proposal:
-    """A new feasible genome with why it was proposed."""
+    """A new feasible genome.
+
+    Attributes:
+        genome: canonical, (genes,).
+        origin: why it was proposed.
+        believed: its objectives until they are found, NaN where nothing predicts one, (k,).
+        trial: of the Optuna study, if there is one.
+    """
 
     genome: NDArray[np.int64]
     origin: dict[str, Any]
+    believed: NDArray[np.float64]
+    trial: optuna.Trial | None
 
 
 class _Loop:
-    """An Optuna study in memory and what is known of each genome in it."""
+    """What a sampler was told, what is under way, and what is known of each genome."""
 
     def __init__(self, problem: Problem, sampler: str, seed: int) -> None:
         self.problem = problem
@@ -150,36 +185,70 @@ class _Loop:
         self._free: dict[bytes, tuple[dict[str, float], float]] = {}
         self.n_told = 0
         self.n_complete = 0
-        self.pending: optuna.Trial | None = None
-        with _quiet():
-            self.study = optuna.create_study(
-                directions=["maximize" if o.maximise else "minimize" for o in problem.objectives],
-                sampler=self.sampler_at(0),
-            )
+        self.pending: dict[int, _Proposal] = {}
+        self.memory = Memory(problem)
+        first = self.sampler_at(0)
+        self.study: optuna.Study | None = None
+        if not isinstance(first, GenomeSampler):
+            with _quiet():
+                self.study = optuna.create_study(
+                    directions=[
+                        "maximize" if o.maximise else "minimize" for o in problem.objectives
+                    ],
+                    sampler=first,
+                )
+
+    @property
+    def _n_asked(self) -> int:
+        """Trials told and under way."""
+        return self.n_told + len(self.pending)
 
     def propose(self) -> _Proposal | None:
         """The next new feasible genome; None if none was found."""
         asked: list[list[int]] = []
+        under_way = {identity(proposal.genome) for proposal in self.pending.values()}
         for _ in range(MAX_ASKS):
-            sampler = self.sampler_at(self.n_told)
-            self.study.sampler = sampler
+            sampler = self.sampler_at(self._n_asked)
             try:
-                trial = self.study.ask(self.distributions)
+                raw, trial = self._ask(sampler)
             except SpaceExhausted:
                 return None
-            raw = np.array([trial.params[n] for n in self.problem.choices.names], dtype=np.int64)
             genome = self.problem.choices.canonical(raw[None, :])[0]
             asked.append([int(g) for g in raw])
             why = sampler.origin if isinstance(sampler, GenomeSampler) else {"kind": self.name}
-            if self._is_new(genome):
-                self.pending = trial
-                return _Proposal(genome, self._origin(why, genome, asked))
-            self._tell_aside(trial, genome)
-        drawn = self.candidates.unseen(set(self.known), 6, self.n_told)
+            if identity(genome) not in under_way and self._is_new(genome):
+                return self._proposed(genome, why, asked, trial)
+            self._tell_aside(trial, genome, raw)
+        drawn = self.candidates.unseen({*self.known, *under_way}, 6, self._n_asked)
         if drawn is None:
             return None
         asked.append([int(g) for g in drawn])
-        return _Proposal(drawn, self._origin({"kind": "random"}, drawn, asked))
+        return self._proposed(drawn, {"kind": "random"}, asked, None)
+
+    def _ask(self, sampler: BaseSampler) -> tuple[NDArray[np.int64], optuna.Trial | None]:
+        """A proposal as the sampler made it, (genes,), and its trial of the Optuna study."""
+        if self.study is None:
+            assert isinstance(sampler, GenomeSampler)
+            return np.asarray(sampler.propose(self._told()), dtype=np.int64), None
+        self.study.sampler = sampler
+        trial = self.study.ask(self.distributions)
+        names = self.problem.choices.names
+        return np.array([trial.params[name] for name in names], dtype=np.int64), trial
+
+    def _told(self) -> Told:
+        pending = list(self.pending.values())
+        return self.memory.told([p.genome for p in pending], [p.believed for p in pending])
+
+    def _proposed(
+        self,
+        genome: NDArray[np.int64],
+        why: dict[str, Any],
+        asked: list[list[int]],
+        trial: optuna.Trial | None,
+    ) -> _Proposal:
+        believed = {**why.get("predicted", {}), **self._known_values(genome)}
+        values = np.array([believed.get(o.name, math.nan) for o in self.problem.objectives])
+        return _Proposal(genome, self._origin(why, genome, asked), values, trial)
 
     def _origin(
         self, why: dict[str, Any], genome: NDArray[np.int64], asked: list[list[int]]
@@ -210,23 +279,34 @@ class _Loop:
             values = {name: float(costs[name][i]) for name in self.problem.known}
             self._free[identity(genome)] = values, float(violation[i])
 
-    def evaluate(self, proposal: _Proposal, number: int, evaluate: Evaluate) -> Evaluated:
-        """A trial of the proposal, complete or failed."""
-        genome, origin = proposal.genome, proposal.origin
+    def judge(self, outcome: Outcome, attempts: int) -> Evaluated:
+        """The trial of a proposal under way, complete or failed."""
+        proposal = self.pending[outcome.number]
+        genome, origin = proposal.genome, dict(proposal.origin)
+        found, reason = dict(outcome.values or {}), outcome.reason
         values = self._known_values(genome)
-        state: Literal["complete", "failed"] = "complete"
-        try:
-            found = evaluate(genome.copy(), number)
+        if outcome.values is not None:
             for objective in self.problem.costly:
-                value = float(found.get(objective.name, math.nan))
+                value = float(found.pop(objective.name, math.nan))
                 if not math.isfinite(value):
-                    raise EvaluationFailed(f"{objective.name} is {value}, not a finite number")
+                    reason = reason or f"{objective.name} is {value}, not a finite number"
                 values[objective.name] = value
-        except EvaluationFailed as failure:
-            state, origin = "failed", {**origin, "reason": str(failure) or "no reason given"}
-            values = self._known_values(genome)
-        key = self.problem.choices.keys(genome[None, :])[0]
-        return Evaluated(number, genome, key, values, state == "complete", state, origin)
+        if attempts > 1:
+            origin["attempts"] = attempts
+        if reason:
+            origin["reason"] = reason
+            values, found = self._known_values(genome), {}
+        return Evaluated(
+            number=outcome.number,
+            genome=genome,
+            key=self.problem.choices.keys(genome[None, :])[0],
+            values=values,
+            feasible=not reason,
+            state="failed" if reason else "complete",
+            origin=origin,
+            seconds=outcome.seconds,
+            details=found,
+        )
 
     def replay(self, trials: Sequence[Evaluated]) -> None:
         """Tell the study recorded trials, each after all that was proposed before it."""
@@ -234,40 +314,41 @@ class _Loop:
         if asked:
             self._compute(self.problem.choices.canonical(np.concatenate(asked)))
         for trial, raw in zip(trials, asked, strict=True):
-            genomes = self.problem.choices.canonical(raw)
-            for aside, genome in zip(raw[:-1], genomes[:-1], strict=True):
+            for aside in raw[:-1]:
+                genome = self.problem.choices.canonical(aside[None, :])[0]
                 self._tell_aside(None, genome, aside)
             self.tell(trial, raw[-1])
 
     def tell(self, trial: Evaluated, raw: NDArray[np.int64] | None = None) -> None:
-        """Tell the study a trial: the one that is pending, or one from elsewhere."""
+        """Tell the study a trial: one that is under way, or one from elsewhere."""
         self.known[identity(np.asarray(trial.genome))] = trial
+        proposal = self.pending.pop(trial.number, None)
         values = self._values(trial) if trial.state == "complete" else None
         self._finish(
-            self.pending,
+            None if proposal is None else proposal.trial,
+            trial.genome,
             trial.genome if raw is None else raw,
             values,
-            self._violation(trial.genome),
         )
-        self.pending = None
 
     def _tell_aside(
         self,
         trial: optuna.Trial | None,
         genome: NDArray[np.int64],
-        raw: NDArray[np.int64] | None = None,
+        raw: NDArray[np.int64],
     ) -> None:
         """Tell what is known of a proposal that is not worth an evaluation."""
         before = self.known.get(identity(genome))
-        violation = self._violation(genome)
         values: list[float] | None
-        if before is not None:
+        if before is None and self._violation(genome) <= 0:
+            values = None  # one that is under way
+        elif before is not None:
             values = self._values(before) if before.state == "complete" else None
         else:
             # Samplers rank what violates a constraint by how much: costly values do not matter.
             costs = self._known_values(genome)
             values = [costs.get(o.name, 0.0) for o in self.problem.objectives]
-        self._finish(trial, genome if raw is None else raw, values, violation)
+        self._finish(trial, genome, raw, values)
 
     def _values(self, trial: Evaluated) -> list[float]:
         values = {**trial.values, **self._known_values(trial.genome)}
@@ -276,12 +357,17 @@ class _Loop:
     def _finish(
         self,
         trial: optuna.Trial | None,
+        genome: NDArray[np.int64],
         raw: NDArray[np.int64],
         values: list[float] | None,
-        violation: float,
     ) -> None:
+        """Tell a proposal's canonical genome, as it was proposed, with its objectives."""
+        violation = self._violation(genome)
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
-        if trial is not None:
+        if self.study is None:
+            row = [math.nan] * len(self.problem.objectives) if values is None else values
+            self.memory.add(genome[None, :], np.array([row]), np.array([violation]))
+        elif trial is not None:
             trial.set_constraint(CONSTRAINT, violation)
             self.study.tell(trial, values, state=state)
         else:
@@ -289,7 +375,7 @@ class _Loop:
                 optuna.trial.create_trial(
                     state=state,
                     values=values,
-                    params=dict(zip(self.problem.choices.names, map(int, raw), strict=True)),
+                    params=self._params(raw),
                     distributions=self.distributions,
                     system_attrs=self._generation(),
                     constraints={CONSTRAINT: violation},
@@ -297,6 +383,9 @@ class _Loop:
             )
         self.n_told += 1
         self.n_complete += values is not None
+
+    def _params(self, raw: NDArray[np.int64]) -> dict[str, int]:
+        return dict(zip(self.problem.choices.names, map(int, raw), strict=True))
 
     def _generation(self) -> dict[str, Any]:
         """The mark that Optuna's genetic samplers leave on a trial when they are asked for it.

@@ -1,7 +1,8 @@
-"""What an Optuna study has been told, as arrays."""
+"""What a sampler has been told, as arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,21 +29,24 @@ def distributions(choices: ChoiceSet) -> dict[str, BaseDistribution]:
 
 @dataclass(frozen=True)
 class Told:
-    """Finished trials of a study, in order.
+    """Finished trials of a study in order, then those under way.
 
     Attributes:
         genomes: canonical, (n, genes).
-        values: objectives to be minimised, NaN where the evaluation failed, (n, k).
+        values: objectives to be minimised, (n, k); NaN where the evaluation failed. Those under
+            way have what their sampler predicted, NaN if it predicted nothing.
         violation: of the budgets, (n,).
+        n_pending: how many, the last ones, are under way.
     """
 
     genomes: Genomes
     values: Floats
     violation: Floats
+    n_pending: int = 0
 
     @classmethod
     def of(cls, study: Study, problem: Problem) -> Told:
-        """The finished trials of a study of this problem."""
+        """The finished trials of an Optuna study of this problem."""
         trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         names = problem.choices.names
         raw = np.array([[t.params[n] for n in names] for t in trials], dtype=np.int64)
@@ -59,5 +63,45 @@ class Told:
 
     @property
     def complete(self) -> NDArray[np.bool_]:
-        """Evaluated without failure and within every budget, (n,)."""
+        """Evaluated, or believed, without failure and within every budget, (n,)."""
         return np.isfinite(self.values).all(axis=1) & (self.violation <= 0)
+
+
+class Memory:
+    """Finished trials in the order in which they were told, in arrays that grow.
+
+    Args:
+        problem: whose.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self._n = 0
+        self._genomes = np.empty((64, len(problem.choices)), dtype=np.int64)
+        self._values = np.empty((64, len(problem.objectives)))
+        self._violation = np.empty(64)
+
+    def add(self, genomes: Genomes, values: Floats, violation: Floats) -> None:
+        """Canonical genomes (n, genes), objectives in their own directions (n, k), (n,)."""
+        end = self._n + len(genomes)
+        while end > len(self._violation):
+            self._genomes = np.concatenate([self._genomes, np.empty_like(self._genomes)])
+            self._values = np.concatenate([self._values, np.empty_like(self._values)])
+            self._violation = np.concatenate([self._violation, np.empty_like(self._violation)])
+        self._genomes[self._n : end] = genomes
+        self._values[self._n : end] = values * self.problem.signs
+        self._violation[self._n : end] = violation
+        self._n = end
+
+    def told(self, pending: Sequence[NDArray[np.int64]], believed: Sequence[Floats]) -> Told:
+        """All of it, and then what is under way: genomes (genes,) and objectives (k,) of each."""
+        n = self._n
+        genomes, values, violation = self._genomes[:n], self._values[:n], self._violation[:n]
+        if not pending:
+            return Told(genomes, values, violation)
+        return Told(
+            np.concatenate([genomes, np.stack(pending)]),
+            np.concatenate([values, np.stack(believed) * self.problem.signs]),
+            np.concatenate([violation, np.zeros(len(pending))]),
+            len(pending),
+        )

@@ -12,6 +12,7 @@ from search_spaces.space import SearchSpace
 
 _LABELS = {
     "accuracy": "accuracy on validation (%)",
+    "loss": "cross-entropy on validation (nats)",
     "bits_per_byte": "bits per byte on validation",
     "latency": "latency, upper bound (ms)",
     "memory": "peak memory (KiB)",
@@ -23,9 +24,9 @@ _FACTORS = {"accuracy": 100.0, "memory": 1 / 1024, "weights": 1 / 1024}
 
 
 def _axes(study: Study) -> tuple[str, str]:
-    """Objective names for the horizontal and vertical axis."""
+    """Objective names for the horizontal and vertical axis; latency where no cost is one."""
     quality = study.metric.name
-    return next(name for name in study.objectives if name != quality), quality
+    return next((name for name in study.objectives if name != quality), "latency"), quality
 
 
 def _values(trials: list[Any], name: str) -> list[float]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from rich.table import Table
 
 from nas.budget import format_quantity
-from nas.study import Study
-from search_spaces.space import SearchSpace
+from nas.study import FrontRow, Study
 
 
-def front_table(
-    study: Study, space: SearchSpace, describe_policy: Callable[[Mapping[str, str]], str]
-) -> Table:
-    """One row a network, fastest first; a measured column only where something was measured."""
+def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -> Table:
+    """One row a network, fastest first; a measured column only where something was measured.
+
+    Args:
+        study: whose front.
+        describe: a network's architecture and policy, shortly.
+    """
     rows = study.front
     measured = any(row.latency_ms_measured is not None for row in rows)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
@@ -42,8 +44,7 @@ def front_table(
         cells += [
             format_quantity("memory", row.memory_bytes),
             format_quantity("params", row.params),
-            space.describe(row.architecture),
-            describe_policy(row.policy),
+            *describe(row),
         ]
         table.add_row(*cells)
     return table
@@ -55,8 +56,6 @@ def table_csv(study: Study) -> str:
     import io
     import json
     from dataclasses import fields
-
-    from nas.study import FrontRow
 
     out = io.StringIO()
     names = [f.name.replace("quality", study.metric.name) for f in fields(FrontRow)]

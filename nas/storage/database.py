@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -40,6 +41,9 @@ class Database:
         self._url = url
         self._engine = engine
         self._writer = engine.execution_options(**{_WRITES: True})
+        # An in-memory database has one connection, which holds one transaction.
+        alone = isinstance(engine.pool, StaticPool)
+        self._turn: AbstractContextManager[Any] = threading.RLock() if alone else nullcontext()
 
     @property
     def dialect(self) -> str:
@@ -51,9 +55,9 @@ class Database:
         """One consistent view for several queries.
 
         Raises:
-            StorageError: the database fails.
+            StorageError: the database fails; `StorageUnavailable` if it may answer later.
         """
-        with translated(self._url), self._engine.connect() as connection:
+        with self._turn, translated(self._url), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -63,7 +67,7 @@ class Database:
         Raises:
             StorageError: the database fails; nothing of the block was written.
         """
-        with translated(self._url), self._writer.begin() as connection:
+        with self._turn, translated(self._url), self._writer.begin() as connection:
             yield connection
 
     def close(self) -> None:

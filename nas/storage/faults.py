@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
-from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError, SQLAlchemyError
 
-from nas.errors import NasError, StorageError
+from nas.errors import NasError, StorageError, StorageUnavailable
 
 _USER_PASSWORD = re.compile(r"(://[^:/@\s]*:).*@", re.DOTALL)
 _QUERY_PASSWORD = re.compile(r"([?&][^=&]*pass[^=&]*=)[^&]*", re.IGNORECASE)
@@ -78,12 +78,31 @@ def _explain(error: Exception, url: str) -> tuple[str, str]:
     return f"it cannot hold a value ({said})", "Please report this as a fault of the program."
 
 
+def _may_pass(error: Exception) -> bool:
+    """Whether the database does not answer now, but may again without anybody's change."""
+    if not isinstance(error, DBAPIError):
+        return False
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    if error.connection_invalidated:
+        return True
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:  # not a word from the server
+        return isinstance(error, OperationalError)
+    return state[:2] == "08" or state in ("57P01", "57P02", "57P03", "53300")
+
+
 @contextmanager
 def translated(url: str) -> Iterator[None]:
     """Turn what the database layer raises inside into a `StorageError`.
 
     Args:
         url: of the database; its password appears nowhere in the error.
+
+    Raises:
+        StorageUnavailable: if the same may succeed later.
+        StorageError: otherwise.
     """
     try:
         yield
@@ -91,4 +110,5 @@ def translated(url: str) -> Iterator[None]:
         if isinstance(cause := getattr(error, "orig", None), NasError):
             raise cause from error
         what, hint = _explain(error, url)
-        raise StorageError(f"database {hide_password(url)}: {what}.", hint) from error
+        kind = StorageUnavailable if _may_pass(error) else StorageError
+        raise kind(f"database {hide_password(url)}: {what}.", hint) from error

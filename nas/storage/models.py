@@ -125,7 +125,21 @@ class Trial(Base):
         UniqueConstraint("study_id", "number"),
         UniqueConstraint("study_id", "key", name="uq_nas_trials_key"),
         CheckConstraint("state IN ('complete', 'failed')", name="state"),
-        Index("ix_nas_trials_front", "study_id", "feasible", "latency_ms", "quality"),
+        # All that a front is computed from: the wide rows themselves are not read.
+        Index(
+            "ix_nas_trials_figures",
+            "study_id",
+            "state",
+            "feasible",
+            "quality",
+            "latency_ms_upper",
+            "memory_bytes",
+            "params",
+            "weight_bytes",
+            "macs",
+            "number",
+            "id",
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -135,6 +149,8 @@ class Trial(Base):
     genome: Mapped[list[Any]]
     architecture: Mapped[dict[str, Any]]
     policy: Mapped[dict[str, Any]]
+    architecture_short: Mapped[str | None]
+    policy_short: Mapped[str | None]
     state: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None]
     quality: Mapped[float | None]

@@ -80,6 +80,9 @@ class TrialRecord:
     genome: tuple[int, ...]
     architecture: dict[str, Any]
     policy: dict[str, Any]
+    architecture_short: str | None = None
+    """As a table shows it; older versions did not store it."""
+    policy_short: str | None = None
     state: TrialState = "complete"
     reason: str | None = None
     """Why it failed."""

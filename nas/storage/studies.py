@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import chain
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, case, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -25,6 +29,9 @@ from nas.storage.records import (
     utc_now,
 )
 from nas.storage.rows import finite, insert_record, select_records
+
+RENEWAL_S = 60.0
+"""Between two signs of life of a coordinator that has no trial to commit."""
 
 
 class Studies:
@@ -166,11 +173,22 @@ class Studies:
 
     @contextmanager
     def claimed(self, study_id: int) -> Iterator[None]:
-        """`claim` at the start of a block, `release` at its end."""
+        """`claim` at the start of a block, `release` at its end, signs of life between."""
         self.claim(study_id)
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(RENEWAL_S):
+                with suppress(StorageError, NotFoundError):  # the next commit will tell
+                    self.renew(study_id)
+
+        beat = threading.Thread(target=renew, daemon=True)
+        beat.start()
         try:
             yield
         finally:
+            over.set()
+            beat.join()
             self.release(study_id)
 
     def _refuse_if_held(self, connection: Connection, study_id: int) -> None:
@@ -211,10 +229,22 @@ class Studies:
             "Stop one of the two; the trials that were committed are kept.",
         )
 
+    def holder(self, study_id: int) -> str | None:
+        """Who runs a study, None if nobody does or its holder died."""
+        row = select(Study.holder, Study.active_at).where(Study.id == study_id)
+        with self._database.read() as connection:
+            found = connection.execute(row).one_or_none()
+        if found is None or found.holder is None:
+            return None
+        holder = Holder.from_json(found.holder)
+        return None if holder.is_void(found.active_at) else str(holder)
+
     # Trials
 
     def add_trial(self, study_id: int, record: TrialRecord) -> TrialRecord:
         """Store a trial; it is committed when this returns.
+
+        The same record stored again, after a connection that broke in a commit, is one trial.
 
         Returns:
             The record with its `id`.
@@ -224,31 +254,98 @@ class Studies:
             StorageError: the study has that number or that key already, another coordinator
                 holds it, or a figure is not finite.
         """
-        record = replace(record, genome=tuple(int(gene) for gene in record.genome))
-        with self._database.write() as connection:
-            self._touch(connection, study_id)
-            try:
-                ident = insert_record(connection, Trial, record, study_id=study_id)
-            except IntegrityError as error:
-                raise StorageError(
-                    f"the study already has trial {record.number} or its candidate "
-                    f"({record.key}); neither is overwritten.",
-                    "Another process wrote to this study: run the same command again.",
-                ) from error
-        return replace(record, id=ident)
+        return self.add_trials(study_id, [record])[0]
 
-    def trials(self, study_id: int, *, feasible: bool | None = None) -> list[TrialRecord]:
-        """The trials of a study in their order.
+    def add_trials(self, study_id: int, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+        """Store several trials in one transaction; see `add_trial`."""
+        records = [replace(r, genome=tuple(int(gene) for gene in r.genome)) for r in records]
+        try:
+            with self._database.write() as connection:
+                self._touch(connection, study_id)
+                return [_insert_trial(connection, study_id, record) for record in records]
+        except _Taken as taken:
+            with self._database.read() as connection:
+                before = [_committed_before(connection, study_id, record) for record in records]
+            if all(before):
+                return [
+                    replace(record, id=ident or 0)
+                    for record, ident in zip(records, before, strict=True)
+                ]
+            raise StorageError(
+                f"the study already has trial {taken.record.number} or its candidate "
+                f"({taken.record.key}); neither is overwritten.",
+                "Another process wrote to this study: run the same command again.",
+            ) from taken.__cause__
+
+    def trials(
+        self,
+        study_id: int,
+        *,
+        feasible: bool | None = None,
+        state: str | None = None,
+        numbers: Sequence[int] | None = None,
+        after_id: int | None = None,
+    ) -> list[TrialRecord]:
+        """The trials of a study in the order of their numbers.
 
         Args:
             study_id: of the study.
             feasible: only those that are, or are not, feasible.
+            state: only those in it.
+            numbers: only these; few.
+            after_id: only those that were stored after the one with this id.
         """
         wanted = [Trial.study_id == study_id]
         if feasible is not None:
             wanted.append(Trial.feasible.is_(feasible))
+        if state is not None:
+            wanted.append(Trial.state == state)
+        if numbers is not None:
+            wanted.append(Trial.number.in_(numbers))
+        if after_id is not None:
+            wanted.append(Trial.id > after_id)
         with self._database.read() as connection:
             return select_records(connection, TrialRecord, Trial, *wanted, order=Trial.number)
+
+    def counts(self, study_id: int) -> dict[str, int]:
+        """Number of trials of a study in each state."""
+        counted = (
+            select(Trial.state, func.count())
+            .where(Trial.study_id == study_id)
+            .group_by(Trial.state)
+        )
+        with self._database.read() as connection:
+            return {state: int(n) for state, n in connection.execute(counted)}
+
+    def figures(
+        self, study_id: int, columns: Sequence[str]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Numbers (n,) and columns (n, k) of the feasible complete trials; no row is read whole."""
+        wanted = select(Trial.number, *(getattr(Trial, name) for name in columns)).where(
+            Trial.study_id == study_id, Trial.state == "complete", Trial.feasible.is_(True)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(wanted).all()
+        flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * (1 + len(columns)))
+        table = flat.reshape(len(rows), 1 + len(columns))
+        return table[:, 0].astype(np.int64), table[:, 1:]
+
+    def predictions(self, study_id: int, quality: str, latest: int) -> NDArray[np.float64]:
+        """What a sampler predicted of the trials that it chose, and what was found, (n, 2).
+
+        Args:
+            study_id: of the study.
+            quality: name of the metric.
+            latest: trials at most, the last ones.
+        """
+        predicted = Trial.origin["predicted"][quality].as_float()
+        wanted = select(predicted, Trial.quality).where(
+            Trial.study_id == study_id, Trial.quality.is_not(None), predicted.is_not(None)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(wanted.order_by(Trial.number.desc()).limit(latest)).all()
+        table = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), 2)
+        return table[::-1]
 
     def set_quality_test(self, trial_id: int, value: float) -> None:
         """Keep a trial's quality on the test part.
@@ -331,6 +428,33 @@ class Studies:
                 "Give the profile's file with --target.",
             )
         return found[0]
+
+
+class _Taken(Exception):  # caught where it can be found out who stored it
+    """A number or key that a study has already."""
+
+    def __init__(self, record: TrialRecord) -> None:
+        self.record = record
+
+
+def _insert_trial(connection: Connection, study_id: int, record: TrialRecord) -> TrialRecord:
+    try:
+        ident = insert_record(connection, Trial, record, study_id=study_id)
+    except IntegrityError as error:
+        raise _Taken(record) from error
+    return replace(record, id=ident)
+
+
+def _committed_before(connection: Connection, study_id: int, record: TrialRecord) -> int | None:
+    """The id of this very record, if it is stored already."""
+    same = (
+        Trial.study_id == study_id,
+        Trial.number == record.number,
+        Trial.key == record.key,
+        Trial.created_at == record.created_at,
+    )
+    found: int | None = connection.execute(select(Trial.id).where(*same)).scalar()
+    return found
 
 
 def _insert_for_trial(

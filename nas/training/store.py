@@ -167,6 +167,19 @@ def load_supernet(
     return TrainedSupernet(network.eval(), str(config["fingerprint"]), digest, config, path)
 
 
+def receive_supernet(name: str, files: dict[str, bytes]) -> None:
+    """Keep a supernet that came from another machine, unless it is here already.
+
+    Args:
+        name: of its folder.
+        files: `model.safetensors` and `config.json`.
+    """
+    if any((folder / name / "config.json").exists() for folder in (SHIPPED, user_store())):
+        return
+    for file in ("model.safetensors", "config.json"):  # the record last
+        write_kept(user_store() / name / file, files[file])
+
+
 def save_supernet(
     trained: Training,
     data: Dataset,

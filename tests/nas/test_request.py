@@ -34,7 +34,8 @@ def test_requests_round_trip_through_json(
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"objectives": ("accuracy",)}, UsageError),
+        ({"objectives": ("latency",)}, UsageError),
+        ({"objectives": ("accuracy", "loss", "latency")}, UsageError),
         ({"objectives": ("latency", "memory")}, UsageError),
         ({"objectives": ("accuracy", "bits_per_byte", "latency")}, UsageError),
         ({"objectives": ("accuracy", "latency", "latency")}, UsageError),
@@ -63,5 +64,10 @@ def test_objectives_follow_the_metric_of_the_data() -> None:
     assert free.judged_by(ACCURACY).objectives == ("accuracy", "latency")
     asked = SearchRequest("vit", "a100", objectives=("accuracy", "params"))
     assert asked.judged_by(ACCURACY) is asked
+    assert asked.quality == "accuracy"
+    loss = SearchRequest("vit", "a100", objectives=("loss", "latency"))
+    assert loss.judged_by(ACCURACY).quality == "loss"
+    with pytest.raises(UsageError, match="judged by bits_per_byte"):
+        loss.judged_by(BITS_PER_BYTE)
     with pytest.raises(UsageError, match="judged by bits_per_byte"):
         asked.judged_by(BITS_PER_BYTE)

@@ -15,7 +15,7 @@ from predictors.latency import latency_predictor
 from predictors.op_time import OpTimes
 
 A100 = Path(hw_profiles.__file__).parent / "data" / "a100.json"
-MAX_PROFILE_KIB = 300
+MAX_PROFILE_KIB = 1024
 
 
 def _vit_block(batch: int, tokens: int, embed: int, hidden: int, precision: str) -> list[Op]:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nas.data.metric import ACCURACY, BITS_PER_BYTE
+from nas.data.metric import ACCURACY, BITS_PER_BYTE, LOSS
 
 
 def test_accuracy_scores_are_right_or_wrong() -> None:
@@ -22,6 +22,14 @@ def test_bits_per_byte_of_known_distributions() -> None:
     assert uniform.tolist() == pytest.approx([8.0] * 3)
     sure = torch.nn.functional.one_hot(labels, 256) * 100.0
     assert BITS_PER_BYTE.scores(sure, labels).tolist() == pytest.approx([0.0] * 3, abs=1e-6)
+
+
+def test_loss_of_known_distributions() -> None:
+    labels = torch.tensor([1, 0, 3])
+    assert LOSS.scores(torch.zeros(3, 4), labels).tolist() == pytest.approx([math.log(4)] * 3)
+    sure = torch.nn.functional.one_hot(labels, 4) * 100.0
+    assert LOSS.scores(sure, labels).tolist() == pytest.approx([0.0] * 3, abs=1e-6)
+    assert (LOSS.format(0.5), LOSS.format_difference(0.05)) == ("0.500", "0.05 nats")
 
 
 def test_noise_is_the_standard_error_of_the_mean() -> None:

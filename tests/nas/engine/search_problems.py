@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,3 +147,14 @@ def same(a: Evaluated, b: Evaluated) -> bool:
         b.state,
         b.feasible,
     )
+
+
+def layered(layers: int, seconds: float) -> Any:
+    """What a worker evaluates `Layered` with, slowly."""
+    toy = Layered(layers)
+
+    def evaluate(genome: NDArray[np.int64], number: int) -> dict[str, float]:
+        time.sleep(seconds)
+        return toy.evaluate(genome, number)
+
+    return evaluate

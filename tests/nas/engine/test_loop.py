@@ -15,10 +15,11 @@ from search_problems import (
     search,
 )
 
-from nas.engine.loop import EvaluationFailed, run_search
+from nas.engine.loop import run_search
 from nas.engine.problem import Objective
 from nas.engine.samplers import list_samplers, register_sampler, require_sampler
 from nas.errors import BudgetError, NotFoundError
+from nas.executors.executor import EvaluationFailed
 
 SAMPLERS = ["guided", "nsga2", "ofa-evolution", "pymoo-nsga2", "random", "tpe"]
 
@@ -140,9 +141,12 @@ def test_failed_evaluations_are_trials_with_a_reason(sampler):
     assert same(cut[-1], trials[20])
 
 
-def test_any_other_error_of_an_evaluation_is_the_callers():
-    with pytest.raises(ZeroDivisionError):
-        search(Layered(3), "guided", 5, evaluate=lambda genome, number: {"accuracy": 1 / 0})
+def test_an_error_of_the_record_is_the_callers():
+    def full(trial):
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        search(Layered(3), "guided", 5, record=full)
 
 
 def test_stopping_and_totals():

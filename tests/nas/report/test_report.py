@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 import search_spaces
+from nas.archive import describer
 from nas.candidate import CandidateSpace
 from nas.errors import ExportError
 from nas.report.picture import save_html, save_png
@@ -25,7 +26,10 @@ RECORD = StudyRecord(
     name="s", space="vit", preset="digits", target="cpu", runtime="onnxruntime", batch_size=1,
     data="digits-hard", objectives=["accuracy", "latency"], budgets=["latency<=1ms"], seed=0,
     sampler="guided", supernet_fingerprint="f", supernet_digest="d", version="0", id=1,
-    request={"limits": [{"quantity": "latency", "limit": 1.0}]},
+    request={
+        "n_classes": 10, "in_channels": 1, "schemes": ["fp32", "int8"],
+        "limits": [{"quantity": "latency", "limit": 1.0}],
+    },
 )  # fmt: skip
 
 
@@ -73,7 +77,7 @@ def test_json_and_csv_hold_the_same_front() -> None:
 def test_the_table_shows_measured_only_where_something_was() -> None:
     def text(study: Study) -> str:
         console = Console(width=160, record=True, file=io.StringIO())
-        console.print(front_table(study, CANDIDATES.space, CANDIDATES.describe_policy))
+        console.print(front_table(study, describer(study)))
         return console.export_text()
 
     assert "measured" in text(STUDY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import multiprocessing
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -14,6 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
+from nas.archive import open_study
 from nas.errors import NotFoundError, StorageError
 from nas.storage import schema
 from nas.storage.database import open_database
@@ -94,3 +96,19 @@ def test_two_processes_create_one_database(storage_url: str) -> None:
     assert said == ["opened 0"] * 2
     with open_database(storage_url) as database, database.read() as connection:
         assert connection.execute(text("SELECT count(*) FROM nas_schema")).scalar() == 1
+
+
+@pytest.mark.parametrize("old", sorted((Path(__file__).parent / "schemas").glob("*.db.gz")))
+def test_a_database_of_an_older_schema_is_read(old: Path, tmp_path: Path) -> None:
+    """Files that the code of each schema wrote: a study of four trials of `vit` on `a100`."""
+    file = tmp_path / "nas.db"
+    file.write_bytes(gzip.decompress(old.read_bytes()))
+    url = f"sqlite:///{file}"
+    with open_database(url) as database, database.read() as connection:
+        assert schema.revision(connection) == schema.SCHEMA
+        assert _differences(connection) == []
+    study = open_study("vit-digits-a100-300us", url)
+    assert [t.number for t in study.trials] == [0, 1, 2, 3]
+    assert {t.origin["kind"] for t in study.trials} == {"design"}
+    assert study.front
+    assert all(0.2 < row.quality < 1 and row.latency_ms_upper <= 0.3 for row in study.front)

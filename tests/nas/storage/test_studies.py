@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -47,6 +48,8 @@ TRIALS = st.builds(
     genome=st.lists(st.integers(0, 2**40)).map(tuple),
     architecture=OBJECTS,
     policy=OBJECTS,
+    architecture_short=st.none() | TEXT,
+    policy_short=st.none() | TEXT,
     state=st.sampled_from(["complete", "failed"]),
     reason=st.none() | TEXT,
     quality=st.none() | NUMBERS,
@@ -270,3 +273,60 @@ def test_a_study_s_request_can_be_replaced(studies: Studies, new_study: NewStudy
     assert studies.find_study("study").request == {"trials": 9}
     with pytest.raises(NotFoundError):
         studies.set_request(study.id + 1, {})
+
+
+def test_a_record_stored_again_is_one_trial(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    """A connection may break after a commit and before its answer."""
+    study = studies.create_study(new_study())
+    first, second = new_trial(0), new_trial(1)
+    stored = studies.add_trials(study.id, [first, second])
+    assert studies.add_trial(study.id, first) == stored[0]
+    assert studies.add_trials(study.id, [first, second]) == stored
+    with pytest.raises(StorageError, match="already has trial 0"):
+        studies.add_trials(study.id, [new_trial(2), first])  # the other was never stored
+    assert studies.trials(study.id) == stored
+
+
+def test_figures_and_predictions_are_read_without_the_rows(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    study, other = (studies.create_study(new_study(name)) for name in "ab")
+    predicted = {"kind": "exploit", "predicted": {"accuracy": 0.75}}
+    studies.add_trial(other.id, new_trial(9, origin=predicted))
+    assert studies.counts(study.id) == {}
+    assert studies.figures(study.id, ["quality", "params"])[1].shape == (0, 2)
+    assert studies.predictions(study.id, "accuracy", 9).shape == (0, 2)
+    for trial in (
+        new_trial(0, quality=0.5, params=7),
+        new_trial(1, quality=0.6, params=8, feasible=False, origin={"predicted": {"other": 1}}),
+        new_trial(2, quality=None, state="failed", feasible=False, origin=predicted),
+        new_trial(3, quality=0.8, params=9, origin=predicted),
+    ):
+        studies.add_trial(study.id, trial)
+    assert studies.counts(study.id) == {"complete": 3, "failed": 1}
+    numbers, values = studies.figures(study.id, ["quality", "params"])
+    found = dict(zip(numbers.tolist(), values.tolist(), strict=True))
+    assert found == {0: [0.5, 7.0], 3: [0.8, 9.0]}
+    assert studies.predictions(study.id, "accuracy", 9).tolist() == [[0.75, 0.8]]
+    assert [t.number for t in studies.trials(study.id, numbers=[3, 0])] == [0, 3]
+    assert [t.number for t in studies.trials(study.id, state="failed")] == [2]
+    newest = studies.trials(study.id)[1].id
+    assert [t.number for t in studies.trials(study.id, after_id=newest)] == [2, 3]
+
+
+def test_who_runs_a_study_is_told_while_it_lives(
+    studies: Studies, new_study: NewStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = studies.create_study(new_study())
+    assert studies.holder(study.id) is None
+    monkeypatch.setattr("nas.storage.studies.RENEWAL_S", 0.05)
+    with studies.claimed(study.id):
+        before = studies.list_studies()[0].active_at
+        assert "process" in (studies.holder(study.id) or "")
+        deadline = time.monotonic() + 10
+        while studies.list_studies()[0].active_at == before:  # renewed without a trial
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert studies.holder(study.id) is None

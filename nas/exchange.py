@@ -1,0 +1,322 @@
+"""Trials that come from elsewhere and go elsewhere: CSV files, other studies, Optuna storages."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.archive import open_study
+from nas.candidate import CandidateSpace
+from nas.data.metric import ACCURACY, METRICS
+from nas.equipment import setting_of
+from nas.errors import NasError, NotFoundError, StorageError, UsageError
+from nas.request import DEFAULT_STORAGE
+from nas.setting import Setting
+from nas.storage.database import open_database
+from nas.storage.faults import hide_password
+from nas.storage.records import StudyRecord, TrialRecord
+from nas.storage.studies import Studies
+from nas.study import OBJECTIVES
+
+if TYPE_CHECKING:
+    import optuna
+
+# --- import -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A candidate whose quality was found elsewhere.
+
+    Attributes:
+        values: of every choice, architecture and policy alike.
+        quality: in the study's metric.
+        noise: its standard error, where known.
+        where: it stands there.
+    """
+
+    values: Mapping[str, Any]
+    quality: float
+    noise: float | None
+    where: str
+
+
+def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> list[str]:
+    """Tell a study of qualities that are known from elsewhere; what to say of it, line by line.
+
+    Costs and feasibility are those of this study's own target and budgets. Candidates that the
+    study has already stay as they are.
+
+    Args:
+        name: of the study that is told.
+        source: a CSV file, or another study of the same database.
+        storage: SQLAlchemy URL.
+
+    Raises:
+        NotFoundError: if there is no such study or file.
+        UsageError: if the file cannot be understood, or the studies differ in what a quality
+            depends on.
+        StorageError: if the study is being run.
+    """
+    with open_database(storage, create=False) as database:
+        studies = Studies(database)
+        study = studies.find_study(name)
+        setting = setting_of(studies, study)
+        metric = _metric_name(study)
+        if source.lower().endswith(".csv"):
+            found: Iterable[_Known] = _read_csv(Path(source), metric, setting.candidates)
+        else:
+            found = _other_study(studies, study, source)
+        with studies.claimed(study.id):
+            before = studies.trials(study.id)
+            new, known, foreign = _new_trials(found, before, setting, source)
+            studies.add_trials(study.id, new)
+    feasible = sum(trial.feasible for trial in new)
+    lines = [f"{len(new)} trials imported into {name}, {feasible} of them within its budgets"]
+    if known:
+        lines.append(f"{known} are in the study already")
+    if foreign:
+        lines.append(f"{foreign} have a scheme that its target does not offer")
+    return lines
+
+
+def _metric_name(study: StudyRecord) -> str:
+    return next(str(name) for name in study.objectives if name in METRICS)
+
+
+def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_Known]:
+    """Rows of a file with `architecture` and `policy` as JSON, or with a column a choice."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {path}.", "Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({error}).", "Give a CSV file in UTF-8.") from None
+    rows = csv.DictReader(text.splitlines())
+    columns = set(rows.fieldnames or ())
+    hint = f"Give {metric}, and architecture and policy as `nas pareto --csv` prints them, or a "
+    hint += "column for each choice."
+    if metric not in columns:
+        raise UsageError(f"{path} has no column {metric}.", hint)
+    if "architecture" not in columns and not columns & set(candidates.choices.names):
+        raise UsageError(f"{path} does not say which networks it is of.", hint)
+    for row in rows:
+        where = f"{path.name} line {rows.line_num}"
+        try:
+            if not row[metric]:
+                continue  # a failed evaluation
+            values = _values_of(row, candidates)
+            quality = float(row[metric])
+            noise = float(row.get(f"{metric}_noise") or math.nan)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UsageError(f"{where} cannot be read: {error}.", hint) from None
+        if not 0 <= quality < (1.0 + 1e-9 if METRICS[metric] is ACCURACY else math.inf):
+            raise UsageError(
+                f"{where}: {metric} is {quality}.",
+                "Give a share from 0 to 1 of accuracy, and leave failed evaluations out.",
+            )
+        yield _Known(values, quality, noise if math.isfinite(noise) else None, where)
+
+
+def _values_of(row: Mapping[str, str], candidates: CandidateSpace) -> dict[str, Any]:
+    if row.get("architecture"):
+        policy = json.loads(row["policy"]) if row.get("policy") else {}
+        return {**json.loads(row["architecture"]), **policy}
+    values: dict[str, Any] = {}
+    for choice in candidates.choices.choices:
+        text = row.get(choice.name)
+        if text:
+            named = {str(value): value for value in choice.values}
+            if text not in named:
+                raise ValueError(f"{choice.name} cannot be {text}")
+            values[choice.name] = named[text]
+    return values
+
+
+def _other_study(studies: Studies, study: StudyRecord, name: str) -> Iterator[_Known]:
+    other = studies.find_study(name)
+    if other.id == study.id:
+        raise UsageError("a study cannot be imported into itself.", "Name another.")
+    fields = ("space", "preset", "data", "supernet_digest", "runtime", "batch_size")
+    differs = [
+        f"{field.replace('_', ' ')} is {getattr(other, field)} there, {getattr(study, field)} here"
+        for field in fields
+        if getattr(other, field) != getattr(study, field)
+    ]
+    metric, theirs = _metric_name(study), _metric_name(other)
+    if metric != theirs:
+        differs.append(f"it is judged by {theirs}")
+    if differs:
+        raise UsageError(
+            f"qualities of {name!r} are not those of {study.name!r}: {'; '.join(differs)}.",
+            "Only trials of the same space, data, supernet and runtime can be told as known.",
+        )
+    for trial in studies.trials(other.id, state="complete"):
+        if trial.quality is not None:
+            values = {**trial.architecture, **trial.policy}
+            yield _Known(values, trial.quality, trial.quality_noise, f"trial {trial.number}")
+
+
+def _new_trials(
+    found: Iterable[_Known], before: list[TrialRecord], setting: Setting, source: str
+) -> tuple[list[TrialRecord], int, int]:
+    """Trials that the study has not got, how many it has, and how many its target cannot run."""
+    candidates = setting.candidates
+    keys = {trial.key for trial in before}
+    number = max((trial.number for trial in before), default=-1)
+    new, known, foreign = [], 0, 0
+    for each in found:
+        architecture = {k: v for k, v in each.values.items() if k in candidates.space.choices.names}
+        policy = {k: str(v) for k, v in each.values.items() if k not in architecture}
+        unknown = sorted(set(policy) - set(candidates.choices.names))
+        if unknown:
+            raise UsageError(
+                f"{each.where} is no candidate: there is no choice {unknown[0]!r}.",
+                f"See `nas spaces {candidates.space.name}`.",
+            )
+        if not set(policy.values()) <= set(candidates.schemes):
+            foreign += 1
+            continue
+        try:
+            genome = candidates.encode(architecture, policy)
+            genome = candidates.choices.canonical(genome[None, :])[0]
+        except NasError as error:
+            raise UsageError(f"{each.where} is no candidate: {error.message}", error.hint) from None
+        key = candidates.choices.keys(genome[None, :])[0]
+        if key in keys:
+            known += 1
+            continue
+        keys.add(key)
+        number += 1
+        costs = {k: float(v[0]) for k, v in setting.costs_of(genome[None, :]).items()}
+        new.append(
+            TrialRecord(
+                number=number,
+                key=key,
+                genome=tuple(int(g) for g in genome),
+                architecture=architecture,
+                policy=policy,
+                architecture_short=candidates.space.describe(architecture),
+                policy_short=candidates.describe_policy(policy),
+                quality=each.quality,
+                quality_noise=each.noise,
+                latency_ms=costs["latency_ms"],
+                latency_ms_upper=costs["latency_ms_upper"],
+                memory_bytes=round(costs["memory_bytes"]),
+                params=round(costs["params"]),
+                weight_bytes=round(costs["weight_bytes"]),
+                macs=round(costs["macs"]),
+                feasible=bool(setting.violation(genome[None, :])[0] <= 0),
+                origin={"kind": "imported", "from": source, "where": each.where},
+            )
+        )
+    return new, known, foreign
+
+
+# --- publish ------------------------------------------------------------------------------------
+
+OLD_CONSTRAINTS = "constraints"
+"""Where Optuna kept constraints before version 5: it still reads them there, and optuna-dashboard
+0.21 reads them nowhere else."""
+NUMBER = "nas_trial"
+
+
+def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
+    """Copy a study into an Optuna storage; what to say of it, line by line.
+
+    Published again, only new trials are added. Excesses over the budgets are constraints.
+
+    Args:
+        name: of the study, there as here.
+        url: of the Optuna storage.
+        storage: of the study.
+
+    Raises:
+        NotFoundError: if there is no such study.
+        StorageError: if the storage cannot be used, or has another study of that name.
+    """
+    import optuna
+
+    study = open_study(name, storage)
+    with open_database(storage, create=False) as database:
+        setting = setting_of(Studies(database), study.record)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        target = optuna.create_study(
+            storage=optuna.storages.RDBStorage(url),
+            study_name=name,
+            directions=["maximize" if OBJECTIVES[o][1] else "minimize" for o in study.objectives],
+            load_if_exists=True,
+        )
+        _refuse_other(target, study.objectives)
+        with warnings.catch_warnings():  # it has been experimental since Optuna 3.2
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            target.set_metric_names(study.objectives)
+        target.set_user_attr("budgets", [str(budget) for budget in setting.budgets])
+        there = {t.user_attrs.get(NUMBER) for t in target.get_trials(deepcopy=False)}
+        new = [t for t in study.trials if t.number not in there]
+        for trial in new:
+            target.add_trial(_as_optuna(trial, setting, study.objectives))
+    except NasError:
+        raise
+    except Exception as error:  # Optuna passes on what SQLAlchemy and the driver raise
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StorageError(
+            f"the Optuna storage {hide_password(url)} cannot be used: {said}.",
+            "Give a SQLAlchemy URL such as sqlite:///optuna.db.",
+        ) from None
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    return [
+        f"{len(new)} trials of {name} published to {hide_password(url)}, {len(there)} were there",
+        f"look at them with: optuna-dashboard {hide_password(url)}",
+    ]
+
+
+def _refuse_other(target: optuna.Study, objectives: list[str]) -> None:
+    named = target.metric_names
+    wanted = [OBJECTIVES[o][1] for o in objectives]
+    there = [d.name == "MAXIMIZE" for d in target.directions]
+    if (named is not None and list(named) != objectives) or there != wanted:
+        raise StorageError(
+            f"the Optuna storage has another study {target.study_name!r}.",
+            "Give another URL, or delete that study with `optuna delete-study`.",
+        )
+
+
+def _as_optuna(
+    trial: TrialRecord, setting: Setting, objectives: list[str]
+) -> optuna.trial.FrozenTrial:
+    """A trial with the values of its active choices as parameters."""
+    import optuna
+
+    values = {**trial.architecture, **trial.policy}
+    kinds: dict[str, optuna.distributions.BaseDistribution] = {
+        choice.name: optuna.distributions.CategoricalDistribution(choice.values)
+        for choice in setting.candidates.choices.choices
+        if choice.name in values
+    }
+    columns = [OBJECTIVES[o][0] for o in objectives]
+    complete = trial.state == "complete"
+    costs = [(getattr(trial, b.column), b.limit) for b in setting.budgets]
+    excess = [float(cost) / limit - 1.0 for cost, limit in costs if cost is not None]
+    figures = ("quality_noise", "latency_ms", "latency_ms_upper", "memory_bytes", "params",
+               "weight_bytes", "macs", "reason", "seconds")  # fmt: skip
+    attributes = {f: v for f in figures if (v := getattr(trial, f)) is not None}
+    made = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.FAIL,
+        values=[float(getattr(trial, c)) for c in columns] if complete else None,
+        params={name: values[name] for name in kinds},
+        distributions=kinds,
+        user_attrs={NUMBER: trial.number, "why": trial.origin.get("kind"), **attributes},
+        system_attrs={OLD_CONSTRAINTS: excess} if excess else {},
+    )
+    made.datetime_start = made.datetime_complete = trial.created_at.replace(tzinfo=None)
+    return made

@@ -1,0 +1,141 @@
+"""Actors of a Ray cluster, each holding the supernet; the extra `ray`.
+
+Ray restarts an actor that is lost. Its candidate comes back as an outcome that may be tried again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import ExecutorError, UsageError
+from nas.executors.executor import Executor, Outcome, attempt, describe
+from nas.executors.work import Work
+
+
+def require_ray() -> None:
+    """Check that Ray is there.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("Ray is not installed.", "pip install 'frontier-nas[ray]'")
+
+
+class _Actor:
+    """What runs on the cluster.
+
+    Args:
+        work: how to evaluate.
+        supernet: its files, name -> content, for machines that have not got it.
+    """
+
+    def __init__(self, work: Work, supernet: dict[str, bytes]) -> None:
+        if work.supernet is not None:
+            from nas.training.store import receive_supernet
+
+            receive_supernet(work.supernet.name, supernet)
+        self.evaluate = work.build()
+
+    def ready(self) -> bool:
+        """Whether the supernet is held."""
+        return True
+
+    def run(self, number: int, genome: list[int]) -> list[Any]:
+        """An `Outcome` as plain data."""
+        return attempt(self.evaluate, number, np.array(genome, np.int64)).to_json()
+
+
+class RayCluster(Executor):
+    """Candidates side by side on a Ray cluster.
+
+    Args:
+        work: what each actor does; it asks Ray for as many CPUs as it has threads.
+        workers: actors.
+
+    Raises:
+        ExecutorError: if the cluster cannot be reached.
+    """
+
+    def __init__(self, work: Work, workers: int) -> None:
+        import ray
+
+        self.capacity = workers
+        self._ray = ray
+        self._owned = not ray.is_initialized()
+        try:
+            if self._owned:
+                ray.init(
+                    address=os.environ.get("RAY_ADDRESS"),
+                    log_to_driver=False,
+                    include_dashboard=False,
+                    logging_level="error",
+                )
+        except Exception as error:  # Ray raises many kinds
+            raise ExecutorError(
+                f"the Ray cluster cannot be reached: {describe(error)}",
+                "Check RAY_ADDRESS, or unset it for a cluster on this machine.",
+            ) from None
+        files = {} if work.supernet is None else _files(work)
+        supernet = ray.put(files)
+        actor = ray.remote(num_cpus=work.threads, max_restarts=-1)(_Actor)
+        self._idle = deque(actor.remote(work, supernet) for _ in range(workers))
+        self._actors = list(self._idle)
+        self._waiting: deque[tuple[int, list[int]]] = deque()
+        self._running: dict[Any, tuple[Any, int]] = {}
+
+    def submit(self, number: int, genome: NDArray[np.int64]) -> None:
+        """Give it to an idle actor, or to the next that is."""
+        self._waiting.append((number, [int(g) for g in genome]))
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._idle and self._waiting:
+            actor, (number, genome) = self._idle.popleft(), self._waiting.popleft()
+            self._running[actor.run.remote(number, genome)] = (actor, number)
+
+    def wait(self) -> list[Outcome]:
+        """The next outcomes."""
+        finished, _ = self._ray.wait(list(self._running), num_returns=1)
+        outcomes = []
+        for reference in finished:
+            actor, number = self._running.pop(reference)
+            self._idle.append(actor)
+            outcomes.append(self._outcome(reference, number))
+        self._hand_out()
+        return outcomes
+
+    def _outcome(self, reference: Any, number: int) -> Outcome:
+        errors = self._ray.exceptions
+        try:
+            return Outcome.from_json(self._ray.get(reference))
+        except errors.RayActorError as lost:
+            if "creation task" in str(lost):  # its own __init__ failed: so it will again
+                said = [line for line in str(lost).splitlines() if "Error" in line]
+                raise ExecutorError(
+                    f"a Ray actor cannot evaluate: {said[-1].strip() if said else lost}",
+                    "Install the same versions, and the data, on every machine of the cluster.",
+                ) from None
+            return Outcome(number, None, f"its actor was lost ({type(lost).__name__})", again=True)
+        except errors.RayError as error:
+            return Outcome(number, None, describe(error), again=True)
+
+    def close(self) -> None:
+        """Kill the actors, and leave the cluster that was joined."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+        if self._owned:
+            self._ray.shutdown()
+
+
+def _files(work: Work) -> dict[str, bytes]:
+    assert work.supernet is not None
+    names = ("config.json", "model.safetensors")
+    return {name: (work.supernet / name).read_bytes() for name in names}

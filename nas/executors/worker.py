@@ -1,0 +1,55 @@
+"""A local worker: `python -m nas.executors.worker`, JSON lines on its standard streams.
+
+First line in: factory, arguments and threads. Then genomes in, outcomes out, one a line. The end
+of the input ends the worker, so that it never outlives its coordinator, whatever killed that one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from typing import Any, TextIO
+
+import numpy as np
+
+from nas.executors.executor import attempt, describe
+from nas.executors.work import Work
+
+
+def _listen(inbox: queue.Queue[Any]) -> None:
+    """Pass on what comes in, also while the main thread evaluates."""
+    for line in sys.stdin:
+        inbox.put(json.loads(line))
+    os._exit(0)
+
+
+def _say(out: TextIO, message: Any) -> None:
+    out.write(json.dumps(message) + "\n")
+    out.flush()
+
+
+def serve() -> None:
+    """Evaluate until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not mix with the outcomes
+    inbox: queue.Queue[Any] = queue.Queue()
+    threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
+    try:
+        first = inbox.get()
+        evaluate = Work(first["factory"], first["arguments"], first["threads"]).build()
+    except Exception as error:  # said to the coordinator, which ends the search with it
+        _say(out, {"broken": describe(error)})
+        return
+    _say(out, {"ready": os.getpid()})
+    while True:
+        number, genome = inbox.get()
+        _say(out, {"outcome": attempt(evaluate, number, np.array(genome, np.int64)).to_json()})
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,173 @@
+"""How a search stands: what is done, how far the front reaches, and when the rest is done."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from nas.budget import format_quantity
+from nas.data.metric import METRICS, Metric
+from nas.engine.pareto import Floats, hypervolume, minimised
+from nas.events import Event
+from nas.storage.records import StudyRecord, TrialRecord
+from nas.study import OBJECTIVES
+
+BEST = 3
+RECENT = 20
+"""Trials whose pace is that of the rest."""
+
+
+class Standing:
+    """The standing of a study, kept up trial by trial.
+
+    Its hypervolume is a share of the box between the reference point and the ideal one (costs of
+    zero, a perfect quality); both are constants of the study.
+
+    Args:
+        record: the study.
+        total: trials that it is to have.
+        trials: those that it has.
+
+    Attributes:
+        done: trials so far.
+        failed: of them.
+        feasible: of them, evaluated and within every budget.
+        hypervolume: share of the box, in [0, 1].
+        hypervolumes: after each trial that was searched for, not imported, as they arrived.
+        front: the trials that no other dominates.
+    """
+
+    def __init__(self, record: StudyRecord, total: int, trials: Iterable[TrialRecord] = ()) -> None:
+        before = list(trials)
+        names = list(record.objectives)
+        self.total = total
+        self.metric: Metric = next(METRICS[name] for name in names if name in METRICS)
+        self._columns = [OBJECTIVES[name] for name in names]
+        self._names = names
+        self._more = [more for _, more in self._columns]
+        self.reference = reference_point(record, before)
+        self._box = float(
+            np.prod([abs(self.reference[name] - IDEAL.get(name, 0.0)) for name in names])
+        )
+        self.done = self.failed = self.feasible = 0
+        self.hypervolume = 0.0
+        self.hypervolumes: list[float] = []
+        self.front: list[TrialRecord] = []
+        self._values: Floats = np.empty((0, len(names)))
+        self._seconds: deque[float] = deque(maxlen=RECENT)
+        self._arrivals: deque[float] = deque(maxlen=RECENT + 1)
+        for trial in before:
+            self.add(trial)
+
+    def add(self, trial: TrialRecord, now: float | None = None) -> None:
+        """Count a trial.
+
+        Args:
+            trial: the next one.
+            now: seconds of a clock that never jumps; None for trials of the past.
+        """
+        self.done += 1
+        imported = trial.origin.get("kind") == "imported"
+        if not imported:
+            self._seconds.append(trial.seconds)
+        if now is not None:
+            self._arrivals.append(now)
+        self.failed += trial.state == "failed"
+        if trial.state == "complete" and trial.feasible and trial.quality is not None:
+            self.feasible += 1
+            if self._widen(trial):
+                reference = [self.reference[name] for name in self._names]
+                volume = hypervolume(self._values, self._more, reference)
+                self.hypervolume = volume / (self._box or 1.0)
+        if imported:
+            self.hypervolumes[-1:] = [self.hypervolume]  # what was looked back at starts here
+        else:
+            self.hypervolumes.append(self.hypervolume)
+
+    def _widen(self, trial: TrialRecord) -> bool:
+        """Put a trial on the front if it belongs there."""
+        row = np.array([[getattr(trial, column) for column, _ in self._columns]], dtype=float)
+        new, old = minimised(row, self._more)[0], minimised(self._values, self._more)
+        if len(old) and (old <= new).all(axis=1).any():
+            return False
+        kept = ~(new <= old).all(axis=1)
+        self._values = np.concatenate([self._values[kept], row])
+        self.front = [t for t, keep in zip(self.front, kept, strict=True) if keep] + [trial]
+        return True
+
+    @property
+    def seconds_each(self) -> float:
+        """Mean wall time of the recent evaluations."""
+        return float(np.mean(self._seconds)) if self._seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last trial, at the recent pace; None while it is not known."""
+        if len(self._arrivals) < 2:
+            return None
+        pace = (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - 1)
+        return max(self.total - self.done, 0) * pace
+
+    def best(self) -> list[TrialRecord]:
+        """The few of the front with the best quality, the best first."""
+        sign = -1.0 if self.metric.larger_is_better else 1.0
+        return sorted(self.front, key=lambda t: (sign * float(t.quality or 0.0), t.number))[:BEST]
+
+    def event(self) -> Event:
+        """For a listener: a line, and more of them for a terminal."""
+        text = f"trial {self.done} of {self.total}"
+        best = self.best()
+        if best:
+            text += f", best {self.metric.title} {self.metric.format(float(best[0].quality or 0))}"
+            text += f", hypervolume {self.hypervolume:.4f}"
+        text += f", {_seconds(self.seconds_each)} each"
+        left = self.seconds_left
+        if left is not None and self.done < self.total:
+            text += f", {_clock(left)} left"
+        if self.failed:
+            text += f", {self.failed} failed"
+        detail = [f"feasible {self.feasible} of {self.done}, on the front {len(self.front)}"]
+        for trial in best:
+            costs = [
+                f"{name} {format_quantity(name, float(getattr(trial, column)))}"
+                for name, (column, _) in zip(self._names, self._columns, strict=True)
+                if name not in METRICS
+            ]
+            value = self.metric.format(float(trial.quality or 0.0))
+            detail.append(f"trial {trial.number}: {', '.join([value, *costs])}")
+        return Event("search", text, self.done, max(self.total, self.done), tuple(detail))
+
+
+#: The best value that there is; zero for everything else.
+IDEAL = {"accuracy": 1.0}
+
+
+def reference_point(record: StudyRecord, trials: Iterable[TrialRecord] = ()) -> dict[str, float]:
+    """The worst values that count: as stored with the study, or of its trials where they are not.
+
+    Args:
+        record: the study.
+        trials: of it, for a study that an older version opened.
+    """
+    stored: Mapping[str, Any] = record.request.get("reference") or {}
+    if stored:
+        return {name: float(stored[name]) for name in record.objectives}
+    point = {}
+    for name in record.objectives:
+        column, more = OBJECTIVES[name]
+        values = [float(v) for t in trials if (v := getattr(t, column)) is not None]
+        point[name] = 0.0 if more else max(values, default=1.0)
+    return point
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value < 9.95 else f"{value:.0f} s"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,119 @@
+"""One trial in words: what it is, what it cost, and why it was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from nas.budget import format_quantity
+from nas.candidate import CandidateSpace
+from nas.data.metric import Metric
+from nas.storage.records import StudyRecord, TrialRecord
+
+#: kind of a proposal -> what it means; another is the name of a sampler
+KINDS = {
+    "design": "of the first design, which covers the space",
+    "exploit": "exploited: the largest expected gain of hypervolume",
+    "explore": "explored: where it could be much better than expected, or least is known",
+    "random": "drawn at random: nothing else was proposed",
+    "evolved": "bred from the best so far",
+    "imported": "known from elsewhere",
+}
+
+
+def trial_row(trial: TrialRecord, metric: Metric) -> dict[str, Any]:
+    """A trial in a table of all."""
+    upper = trial.latency_ms_upper
+    return {
+        "trial": trial.number,
+        "state": trial.state if trial.feasible or trial.state == "failed" else "over budget",
+        metric.title: None if trial.quality is None else metric.format(trial.quality),
+        "bound": None if upper is None else format_quantity("latency", upper),
+        "memory": _quantity("memory", trial.memory_bytes),
+        "params": _quantity("params", trial.params),
+        "seconds": f"{trial.seconds:.2f}",
+        "chosen": str(trial.origin.get("kind", "-")),
+    }
+
+
+def failed_row(trial: TrialRecord, candidates: CandidateSpace) -> dict[str, Any]:
+    """A failed trial in a table of those."""
+    return {
+        "trial": trial.number,
+        "tries": trial.origin.get("attempts", 1),
+        "reason": trial.reason,
+        "architecture": candidates.space.describe(trial.architecture),
+        "policy": candidates.describe_policy(trial.policy),
+    }
+
+
+def _quantity(name: str, value: float | None) -> str | None:
+    return None if value is None else format_quantity(name, value)
+
+
+def trial_json(trial: TrialRecord, metric: Metric) -> dict[str, Any]:
+    """A trial as plain data, in which the quality goes by its metric's name."""
+    plain = {k.replace("quality", metric.name): v for k, v in asdict(trial).items() if k != "id"}
+    return {**plain, "created_at": trial.created_at.isoformat()}
+
+
+def trial_lines(
+    trial: TrialRecord, study: StudyRecord, candidates: CandidateSpace, metric: Metric
+) -> list[str]:
+    """A trial line by line."""
+    lines = [
+        f"trial {trial.number} of {study.name}: {trial.state}"
+        + ("" if trial.feasible or trial.state == "failed" else ", over a budget"),
+        f"network   {candidates.space.describe(trial.architecture)} in "
+        f"{candidates.describe_policy(trial.policy)}",
+    ]
+    if trial.reason is not None:
+        tries = int(trial.origin.get("attempts", 1))
+        lines.append(f"failed    {trial.reason}" + (f" (tried {tries} times)" * (tries > 1)))
+    if trial.quality is not None:
+        noise = trial.quality_noise
+        by = "" if noise is None else f", standard error {metric.format_difference(noise)}"
+        lines.append(f"{'quality':<9} {metric.title} {metric.format(trial.quality)}{by}")
+    if trial.latency_ms is not None and trial.latency_ms_upper is not None:
+        lines.append(
+            f"latency   {format_quantity('latency', trial.latency_ms)}, at most "
+            f"{format_quantity('latency', trial.latency_ms_upper)} (predicted)"
+        )
+    costs = {"memory": trial.memory_bytes, "weights": trial.weight_bytes,
+             "params": trial.params, "macs": trial.macs}  # fmt: skip
+    known = [f"{n} {format_quantity(n, v)}" for n, v in costs.items() if v is not None]
+    lines.append(f"costs     {', '.join(known)}")
+    lines.append(f"evaluated {trial.created_at:%Y-%m-%d %H:%M:%S} UTC in {trial.seconds:.2f} s")
+    return lines + _why(trial, metric)
+
+
+def _why(trial: TrialRecord, metric: Metric) -> list[str]:
+    origin = trial.origin
+    kind = str(origin.get("kind", "unknown"))
+    lines = [f"chosen    {KINDS.get(kind, f'by {kind}')}"]
+    if kind == "imported":
+        lines[0] += f" ({origin.get('from')}, {origin.get('where')})"
+    predicted = (origin.get("predicted") or {}).get(metric.name)
+    if predicted is not None:
+        std = (origin.get("std") or {}).get(metric.name)
+        text = f"predicted {metric.title} {metric.format(predicted)}"
+        if std is not None:
+            text += f" with a standard deviation of {metric.format_difference(std)}"
+        if trial.quality is not None:
+            text += f"; found {metric.format_difference(abs(trial.quality - predicted))} "
+            text += "more" if trial.quality >= predicted else "less"
+        lines.append(text)
+    if "gain" in origin:
+        text = f"gain      {origin['gain']:.3g} of hypervolume expected"
+        if "fitted_trials" in origin:
+            text += f", by predictors fitted to {origin['fitted_trials']} trials"
+        lines.append(text)
+    if "generation" in origin:
+        lines.append(f"bred      in generation {origin['generation']}")
+    told = {"kind", "predicted", "std", "gain", "fitted_trials", "generation", "asked", "reason",
+            "attempts", "from", "where"}  # fmt: skip
+    lines += [f"{name:<9} {value}" for name, value in origin.items() if name not in told]
+    refused = len(origin.get("asked") or [0]) - 1
+    if refused > 0:
+        lines.append(f"refused   {refused} proposals before it were known or over a budget")
+    return lines

@@ -1,0 +1,64 @@
+"""A study that runs elsewhere, as it goes."""
+
+from __future__ import annotations
+
+import time
+
+from nas.events import Listener, silent
+from nas.report.standing import Standing
+from nas.request import DEFAULT_STORAGE
+from nas.storage.database import open_database
+from nas.storage.patience import patiently
+from nas.storage.studies import Studies
+
+EVERY_S = 1.0
+
+
+def watch(
+    name: str, storage: str = DEFAULT_STORAGE, listener: Listener = silent, every_s: float = EVERY_S
+) -> list[str]:
+    """Tell of a study's trials as they are committed, until it is done or nobody runs it.
+
+    Args:
+        name: of the study.
+        storage: SQLAlchemy URL.
+        listener: told of how the search stands.
+        every_s: seconds between two looks.
+
+    Returns:
+        What to say at the end, line by line.
+
+    Raises:
+        NotFoundError: if there is no such study or no database.
+        StorageError: if the database fails; one that only does not answer is waited for.
+    """
+    with open_database(storage, create=False) as database:
+        studies = Studies(database)
+        study = studies.find_study(name)
+        past = studies.trials(study.id)
+        standing = Standing(study, int(study.request["asked"]["trials"]), past)
+        newest = max((trial.id for trial in past), default=0)
+        if past:
+            listener(standing.event())
+        while True:
+            # Who runs it is asked first: what was committed until then is seen below.
+            holder = patiently(lambda: studies.holder(study.id))
+            since = newest
+            new = patiently(lambda: studies.trials(study.id, after_id=since))  # noqa: B023
+            for trial in sorted(new, key=lambda t: t.id):
+                standing.add(trial, time.monotonic())
+                newest = trial.id
+            if new:
+                listener(standing.event())
+            asked = patiently(lambda: studies.find_study(name)).request["asked"]
+            standing.total = int(asked["trials"])
+            if holder is None or standing.done >= standing.total:
+                break
+            time.sleep(every_s)
+    done, total = standing.done, standing.total
+    lines = [f"{name}: {done} of {total} trials, {len(standing.front)} networks on the front"]
+    if done >= total:
+        lines.append(f"see the front with: nas pareto {name}")
+    else:
+        lines.append(f"nobody runs it; go on with: nas resume {name}")
+    return lines

@@ -1,0 +1,78 @@
+"""A real Ray cluster on this machine, where Ray is installed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_work import EXHAUST, FAIL, KILL
+
+from nas.errors import ExecutorError
+from nas.executors.executor import Outcome
+from nas.executors.work import Work
+from nas.training import store
+
+ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        runtime_env={"env_vars": {"PYTHONPATH": path}},
+    )
+    yield
+    ray.shutdown()
+
+
+def _outcomes(work: Work, genes: dict[int, list[int]], workers: int = 2) -> dict[int, Outcome]:
+    from nas.executors.ray_cluster import RayCluster
+
+    found: dict[int, Outcome] = {}
+    with RayCluster(work, workers) as executor:
+        for number, row in genes.items():
+            executor.submit(number, np.array(row))
+        while len(found) < len(genes):
+            for outcome in executor.wait():
+                if outcome.values is None and outcome.again and outcome.number not in found:
+                    found[outcome.number] = outcome
+                    if "lost" in outcome.reason:
+                        del found[outcome.number]
+                        executor.submit(outcome.number, np.array(genes[outcome.number]))
+                else:
+                    found[outcome.number] = outcome
+    return found
+
+
+@pytest.mark.usefixtures("cluster")
+def test_actors_evaluate_fail_and_are_restarted(tmp_path: Path) -> None:
+    genes = {0: [1, 2], 1: [FAIL, 0], 2: [EXHAUST, 0], 3: [KILL, 1], 4: [3, 4], 5: [2, 2]}
+    work = Work("toy_work:summing", {"folder": str(tmp_path)})
+    found = _outcomes(work, genes)
+    sums = {n: o.values["sum"] for n, o in found.items() if o.values}
+    assert sums == {0: 3.0, 3: KILL + 1.0, 4: 7.0, 5: 4.0}
+    assert found[1].reason == "no number"
+    assert found[2].reason.startswith("out of memory")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_actor_that_cannot_begin_ends_it() -> None:
+    with pytest.raises(ExecutorError, match="no supernet here"):
+        _outcomes(Work("toy_work:broken"), {0: [1]}, workers=1)
+
+
+def test_a_supernet_is_received_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path))
+    files = {"model.safetensors": b"weights", "config.json": b"{}"}
+    store.receive_supernet("f-d", files)
+    kept = store.user_store() / "f-d"
+    assert {p.name: p.read_bytes() for p in kept.iterdir()} == files
+    store.receive_supernet("f-d", {})  # it is here: nothing is written

@@ -1,0 +1,47 @@
+"""Work for executors under test: a sum, and every way to go wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from nas.executors.executor import Evaluate, EvaluationFailed
+
+KILL, FAIL, EXHAUST, LEAVE, NAN = 7, 8, 9, 6, 5
+
+
+def summing(seconds: float = 0.0, folder: str | None = None) -> Evaluate:
+    """Sum of the genes; the first gene may ask for a fault, which a folder keeps to once."""
+
+    def evaluate(genome, number):
+        first = int(genome[0])
+        once = None if folder is None else Path(folder) / f"{number}"
+        if first >= NAN and (once is None or not once.exists()):
+            if once is not None:
+                once.touch()
+            if first == KILL:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if first == LEAVE:
+                print("left in a hurry", flush=True)
+                os._exit(3)
+            if first == FAIL:
+                raise EvaluationFailed("no number")
+            if first == EXHAUST:
+                raise MemoryError("tried to allocate\n1 TiB")
+            return {"sum": float("nan")}
+        time.sleep(seconds)
+        return {"sum": float(genome.sum()), "pid": float(os.getpid())}
+
+    return evaluate
+
+
+def broken() -> Evaluate:
+    """A factory that cannot make anything."""
+    raise RuntimeError("no supernet here")
+
+
+def dying() -> Evaluate:
+    """A factory whose process does not survive it."""
+    os._exit(4)

@@ -1,0 +1,257 @@
+"""Trials that come from elsewhere and go elsewhere, on a real study."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+import nas
+from nas import archive, service, watching
+from nas.errors import ExecutorError, NotFoundError, StorageError, UsageError
+from nas.events import Event
+from nas.exchange import import_trials, publish
+from nas.request import RunOptions
+from nas.storage.database import open_database
+from nas.storage.records import TrialRecord
+from nas.storage.studies import Studies
+from nas.study import Study
+
+BUDGET = "latency<=0.4*max"
+
+
+@dataclass
+class Place:
+    """A database with a study of six trials, `full`, and an empty one under less, `empty`."""
+
+    storage: str
+    folder: Path
+    full: Study
+
+    def trials(self, name: str) -> list[TrialRecord]:
+        with open_database(self.storage) as database:
+            studies = Studies(database)
+            return studies.trials(studies.find_study(name).id)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("exchange")
+    storage = f"sqlite:///{folder / 'nas.db'}"
+    full = nas.search(
+        "vit", "a100", BUDGET, trials=6, storage=storage, study="full", out=folder, export=False
+    )
+    return Place(storage, folder, full)
+
+
+@pytest.fixture
+def place(made: Place, tmp_path: Path) -> Place:
+    """A copy of it, with an `empty` study under a smaller budget."""
+    (tmp_path / "nas.db").write_bytes((made.folder / "nas.db").read_bytes())
+    copied = Place(f"sqlite:///{tmp_path / 'nas.db'}", tmp_path, made.full)
+    record = made.full.record
+    limits = [{**limit, "limit": limit["limit"] / 2} for limit in record.request["limits"]]
+    with open_database(copied.storage) as database:
+        request = {**record.request, "limits": limits}
+        Studies(database).create_study(replace(record, name="empty", request=request, id=0))
+    return copied
+
+
+def test_another_study_s_trials_are_told_as_known(place: Place) -> None:
+    lines = import_trials("empty", "full", place.storage)
+    assert lines[0].startswith("6 trials imported into empty, ")
+    told = place.trials("empty")
+    limit = place.full.record.request["limits"][0]["limit"] / 2
+    for before, now in zip(place.full.trials, told, strict=True):
+        assert (now.key, now.genome, now.quality) == (before.key, before.genome, before.quality)
+        assert now.latency_ms_upper == pytest.approx(before.latency_ms_upper)
+        assert now.feasible == (float(now.latency_ms_upper or 0) <= limit)
+        assert now.origin["kind"] == "imported"
+    assert {t.feasible for t in told} == {True, False}
+    assert import_trials("empty", "full", place.storage)[1] == "6 are in the study already"
+    assert len(place.trials("empty")) == 6
+
+
+def test_a_search_goes_on_from_what_was_imported(place: Place) -> None:
+    for trial in place.trials("full")[3:]:
+        with open_database(place.storage) as database, database.write() as connection:
+            connection.exec_driver_sql(f"DELETE FROM nas_trials WHERE id = {trial.id}")
+    rows = [
+        [t.quality, json.dumps(t.architecture), json.dumps(t.policy)] for t in place.full.trials
+    ]
+    path = place.folder / "known.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["accuracy", "architecture", "policy"], *rows])
+    lines = import_trials("full", str(path), place.storage)
+    assert lines[0].startswith("3 trials imported")
+    options = RunOptions(storage=place.storage, out=place.folder, export=False)
+    found = service.resume("full", 8, options)
+    assert len({t.key for t in found.trials}) == 8
+    assert [t.number for t in found.trials] == list(range(8))
+
+
+def test_a_column_a_choice_is_read_too(place: Place) -> None:
+    trial = place.full.trials[0]
+    values = {**trial.architecture, **trial.policy, "accuracy": 0.5, "accuracy_noise": 0.01}
+    path = place.folder / "columns.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*values, "remark"])
+        writer.writeheader()
+        writer.writerow(values)
+        writer.writerow({**values, "accuracy": ""})  # a failed one
+    import_trials("empty", str(path), place.storage)
+    (told,) = place.trials("empty")
+    assert (told.key, told.quality, told.quality_noise) == (trial.key, 0.5, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no column accuracy"),
+        ("accuracy\n0.5\n", "does not say which networks"),
+        ("accuracy,embed\nhalf,16\n", "line 2 cannot be read"),
+        ("accuracy,embed\nnan,16\n", "accuracy is nan"),
+        ("accuracy,embed\n91.2,16\n", "accuracy is 91.2"),
+        ("accuracy,embed\n0.5,17\n", "embed cannot be 17"),
+        ("accuracy,embed\n0.5,16\n", "is no candidate"),
+        ('accuracy,architecture\n0.5,"{""wings"": 2}"\n', "is no candidate"),
+        ("accuracy,architecture\n0.5,{\n", "line 2 cannot be read"),
+    ],
+)
+def test_files_that_cannot_be_understood_change_nothing(place: Place, text: str, says: str) -> None:
+    path = place.folder / "broken.csv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=says):
+        import_trials("empty", str(path), place.storage)
+    assert place.trials("empty") == []
+
+
+def test_what_is_not_alike_is_refused(place: Place) -> None:
+    with open_database(place.storage) as database:
+        studies = Studies(database)
+        other = replace(place.full.record, name="other", supernet_digest="else", id=0)
+        studies.create_study(other)
+        studies.claim(studies.find_study("empty").id)
+        with pytest.raises(StorageError, match="being run by process"):
+            import_trials("empty", "full", place.storage)
+        studies.release(studies.find_study("empty").id)
+    with pytest.raises(UsageError, match="supernet digest is else there"):
+        import_trials("empty", "other", place.storage)
+    with pytest.raises(UsageError, match="into itself"):
+        import_trials("full", "full", place.storage)
+    with pytest.raises(NotFoundError, match="no file"):
+        import_trials("full", "nothing.csv", place.storage)
+
+
+def test_a_study_is_published_to_optuna(place: Place) -> None:
+    failed = replace(
+        place.full.trials[0], number=6, key="k", state="failed", reason="out of memory",
+        quality=None, feasible=False,
+    )  # fmt: skip
+    with open_database(place.storage) as database:
+        studies = Studies(database)
+        studies.add_trial(studies.find_study("full").id, failed)
+    url = f"sqlite:///{place.folder / 'optuna.db'}"
+    assert publish("full", url, place.storage)[0].startswith("7 trials of full published")
+    assert publish("full", url, place.storage)[0].startswith("0 trials of full published")
+    there = optuna.load_study(study_name="full", storage=url)
+    assert [d.name for d in there.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert there.metric_names == ["accuracy", "latency"]
+    for ours, theirs in zip(place.full.trials, there.trials, strict=False):
+        assert theirs.values == [ours.quality, ours.latency_ms_upper]
+        assert theirs.params == {**ours.architecture, **ours.policy}
+        assert theirs.user_attrs["nas_trial"] == ours.number
+        limit = place.full.record.request["limits"][0]["limit"]
+        excess = float(ours.latency_ms_upper or 0) / limit - 1
+        # Under the old key: Optuna 5 reads it, and optuna-dashboard 0.21 reads no other.
+        assert theirs.system_attrs["constraints"] == pytest.approx([excess])
+        assert list(theirs.constraints.values()) == pytest.approx([excess])
+    assert there.trials[6].state.name == "FAIL"
+    front = {t.user_attrs["nas_trial"] for t in there.best_trials}
+    assert front == {row.trial for row in place.full.front}
+    with pytest.raises(StorageError, match="cannot be used"):
+        publish("full", "sqlite:////proc/none/o.db", place.storage)
+    optuna.create_study(storage=url, study_name="empty", directions=["minimize", "minimize"])
+    with pytest.raises(StorageError, match="another study 'empty'"):
+        publish("empty", url, place.storage)
+
+
+def test_the_dashboard_reads_the_constraints(place: Place) -> None:
+    serializer = pytest.importorskip("optuna_dashboard._serializer")
+    url = f"sqlite:///{place.folder / 'optuna.db'}"
+    publish("full", url, place.storage)
+    there = optuna.load_study(study_name="full", storage=url)
+    for trial in there.trials:
+        shown = serializer.serialize_frozen_trial(there._study_id, trial, {})
+        assert shown["constraints"] == list(trial.constraints.values())
+        assert len(shown["constraints"]) == 1
+
+
+def test_a_study_of_failures_alone_is_an_error(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> tuple[float, float]:
+        raise MemoryError("tried to allocate 1 TiB")
+
+    monkeypatch.setattr("nas.evaluation.Evaluator.quality", full)
+    with pytest.raises(ExecutorError, match="all 2 evaluations failed, the last"):
+        nas.search(
+            "vit",
+            "a100",
+            trials=2,
+            storage=place.storage,
+            study="none",
+            out=place.folder,
+            export=False,
+        )
+    trials, rows, _ = archive.show("none", None, True, place.storage)
+    assert [(t["state"], t["feasible"]) for t in trials] == [("failed", False)] * 2
+    assert [row["tries"] for row in rows] == [2, 2]
+    _, _, lines = archive.show("none", 1, False, place.storage)
+    assert "failed    out of memory: tried to allocate 1 TiB (tried 2 times)" in lines
+    monkeypatch.undo()
+    options = RunOptions(storage=place.storage, out=place.folder, export=False)
+    found = service.resume("none", 4, options)
+    assert (found.n_failed, len(found.trials), bool(found.front)) == (2, 4, True)
+
+
+def test_one_trial_says_why_it_was_chosen(place: Place) -> None:
+    _, _, lines = archive.show("full", 2, False, place.storage)
+    assert any(line.startswith("chosen    of the first design") for line in lines)
+    import_trials("empty", "full", place.storage)
+    _, rows, _ = archive.show("empty", None, False, place.storage)
+    assert {row["state"] for row in rows} == {"complete", "over budget"}
+    with pytest.raises(NotFoundError, match="no trial 99"):
+        archive.show("full", 99, False, place.storage)
+
+
+def test_a_running_study_is_watched_to_its_end(place: Place) -> None:
+    said: list[Event] = []
+    trial = place.full.trials[0]
+
+    def coordinate(studies: Studies, study_id: int) -> None:
+        for number in range(6, 9):
+            time.sleep(0.3)
+            studies.add_trial(study_id, replace(trial, number=number, key=f"k{number}", id=0))
+        studies.release(study_id)
+
+    with open_database(place.storage) as database:
+        studies = Studies(database)
+        study = studies.find_study("full")
+        asked = {**study.request["asked"], "trials": 20}
+        studies.set_request(study.id, {**study.request, "asked": asked})
+        studies.claim(study.id)
+        running = threading.Thread(target=coordinate, args=(studies, study.id))
+        running.start()
+        lines = watching.watch("full", place.storage, said.append, every_s=0.01)
+        running.join()
+    assert "trial 6 of 20" in said[0].text
+    assert "trial 9 of 20" in said[-1].text
+    assert lines[-1] == "nobody runs it; go on with: nas resume full"
+    assert lines[0].startswith("full: 9 of 20 trials")
