@@ -354,19 +354,35 @@ def spaces(
     _print_rows(shown["extremes"], "")
 
 
-@app.command()
-def targets(
-    name: Annotated[str | None, typer.Argument(help="Of a target, or a profile file.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the targets, or show one with where each figure came from."""
+targets = typer.Typer(help="Devices and runtimes: list, show, add, compare.")
+app.add_typer(targets, name="targets", invoke_without_command=True)
+TargetName = Annotated[str, typer.Argument(help="Name of a target, or a profile file.")]
+
+
+@targets.callback()
+def list_targets(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the targets; `show`, `add` and `compare` say more."""
     from nas import inquiry
 
-    if name is None:
+    if context.invoked_subcommand is None:
         rows = inquiry.list_targets()
         _print_json(rows) if as_json else _print_rows(rows, "no targets")
-        return
-    shown = inquiry.describe_target(name)
+
+
+@targets.command("show")
+def show_target(
+    target: TargetName,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Draw TARGET.png there: errors, bounds, drift.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a target with where each figure came from, and its errors."""
+    from nas import inquiry
+
+    shown = inquiry.describe_target(target)
+    if out is not None:
+        shown["picture"] = str(inquiry.draw_target(target, out))
     if as_json:
         _print_json(shown)
         return
@@ -378,14 +394,73 @@ def targets(
             typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 
 
+@targets.command("add")
+def add_target(
+    file: Annotated[Path, typer.Argument(help="A profile file, as `nas profile` writes it.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the target; default the profile's own.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Over one that was added before.")
+    ] = False,
+) -> None:
+    """Keep a profile under a name, for `--target NAME` from now on."""
+    from nas.targets import add_target
+
+    typer.echo(f"use it with --target {add_target(file, name, replace)}")
+
+
+@targets.command("compare")
+def compare_targets(
+    first: TargetName,
+    second: TargetName,
+    space: Annotated[
+        list[str] | None, typer.Option("--space", help="Repeatable, NAME or NAME:PRESET.")
+    ] = None,
+    batch_size: BatchSize = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Draw FIRST-SECOND.png there too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the same networks on two targets: ratios, and whether they order alike."""
+    from nas import inquiry
+    from nas.comparison import compare_targets
+
+    compared = compare_targets(first, second, tuple(space or ()), batch_size)
+    picture = None if out is None else inquiry.draw_comparison(compared, out)
+    if as_json:
+        _print_json({"spaces": compared.rows(), "left_out": compared.left_out, "picture": picture})
+        return
+    typer.echo(f"latency on {second} relative to {first}, unquantized, batch {batch_size}:")
+    _print_rows(compared.rows(), "")
+    for line in compared.left_out:
+        typer.echo(f"left out: {line}")
+    if picture is not None:
+        typer.echo(f"drawn in {picture}")
+
+
 @app.command()
 def profile(
-    device: Annotated[str, typer.Option(help="What to measure: cpu.")] = "cpu",
+    device: Annotated[str, typer.Option(help="What to measure: cpu, cuda or cuda:1.")] = "cpu",
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write; default is target `cpu` itself.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="onnxruntime or torch.")] = "onnxruntime",
-    threads: Annotated[int, typer.Option(help="Of the runtime.")] = 1,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu: onnxruntime (default), eager, openvino; cuda: cudagraph (default), eager, "
+            "compile."
+        ),
+    ] = None,
+    native: Annotated[
+        str | None,
+        typer.Option(help="Float type; cpu: fp32; cuda: bf16 (default), fp16 or fp32."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Of the runtime, on a CPU.")] = 1,
+    flush_l2: Annotated[
+        bool, typer.Option("--flush-l2", help="Overwrite a GPU's cache before every call.")
+    ] = False,
     batch_size: BatchSize = 1,
     space: Annotated[
         list[str] | None, typer.Option("--space", help="Repeatable; default all spaces.")
@@ -395,14 +470,14 @@ def profile(
     ] = "110s",
 ) -> None:
     """Measure this machine: ops and whole networks, in the runtime that will serve them."""
+    from hw_profiles.harness import require_harness
     from nas import service
 
+    harness = require_harness(device, runtime, native, threads, flush_l2)
     with _progress() as listener:
         path, lines = service.profile(
-            device,
+            harness,
             out,
-            runtime,
-            threads,
             batch_size,
             space,
             _seconds(time_limit) or 110.0,
@@ -410,7 +485,8 @@ def profile(
         )
     for line in lines:
         typer.echo(line)
-    typer.echo(f"written to {path}; use it with --target {'cpu' if out is None else path}")
+    target = "cpu" if out is None and harness.runtime == "onnxruntime" else path
+    typer.echo(f"written to {path}; use it with --target {target}")
 
 
 @app.command()

@@ -15,14 +15,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+from gpu_attention import chip_of, groups_of, transfer
 
+from hw_profiles.gpus import read_device
 from hw_profiles.profile import Device, DeviceProfile, FitError, NetworkModel, OpModel, Runtime
-from hw_profiles.tables import TableRow, read_sheet, read_table
+from hw_profiles.tables import TableRow, read_table
 from predictors import metrics
+from predictors.attention_time import AttentionMLP
 from predictors.gemm_time import QuantizedGemm, RooflineMLP
 from predictors.op_time import Array
 from predictors.roofline_time import (
-    AttentionWaves,
     ConvRoofline,
     GatherTime,
     PoolTime,
@@ -33,26 +35,17 @@ COVERAGE = 0.9
 SHORT_TOKENS = 256  # what vision transformers ask for
 FOLDS = 4
 SOURCE = "ai-dynamo/aiconfigurator 095f58a5 (Apache-2.0)"
-# file stem of the sheet -> what the sheet does not say
-DEVICES = {
-    "a100": ("spec_a100_sxm.yaml", "NVIDIA A100-SXM4-80GB", 108),
-    "h200": ("spec_h200_sxm.yaml", "NVIDIA H200-SXM-141GB", 132),
-    "l40s": ("spec_l40s.yaml", "NVIDIA L40S", 142),
-}
-ENCODERS = {
-    "h200": "h200_sxm_encoder_attention.csv.gz",
-    "l40s": "l40s_encoder_attention.csv.gz",
-}
-CONTEXTS = {
-    "a100": "a100_context_attention.csv.gz",
-    "h200": "h200_sxm_context_attention_bf16.csv.gz",
-    "l40s": "l40s_context_attention_bf16.csv.gz",
+SHEETS = {"a100": "spec_a100_sxm.yaml", "h200": "spec_h200_sxm.yaml", "l40s": "spec_l40s.yaml"}
+ATTENTION = {
+    "a100": ["a100_context_attention.csv.gz"],
+    "h200": ["h200_sxm_context_attention_bf16.csv.gz", "h200_sxm_encoder_attention.csv.gz"],
+    "l40s": ["l40s_context_attention_bf16.csv.gz", "l40s_encoder_attention.csv.gz"],
 }
 # precision -> bytes of a weight, bytes of an input, peak used, hidden units
 GEMMS = {
     "bf16": (2.0, 2.0, "bf16", 64),
-    "int8_wo": (1.0, 2.0, "bf16", 32),
-    "int4_wo": (0.5, 2.0, "bf16", 32),
+    "int8_wo": (1.0, 2.0, "bf16", 48),
+    "int4_wo": (0.5, 2.0, "bf16", 48),
     "int8": (1.0, 1.0, "int8", 48),
 }
 # Element-wise kernels reach about 80 % of the sheet's bandwidth; the sheet itself suggests it.
@@ -90,11 +83,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     started = time.perf_counter()
-    devices = {
-        key: read_sheet(args.data / sheet, name, cores)
-        for key, (sheet, name, cores) in DEVICES.items()
-    }
-    device = devices["a100"]
+    device = read_device(args.data / SHEETS["a100"])
     rows = read_table(args.data / "a100_gemm.csv.gz").rows
     print(f"read the tables in {time.perf_counter() - started:.1f} s", file=sys.stderr)
     print(f"{'op':30s} {'kept out':34s} {'MAPE':>6s} {'median':>7s} {'tau':>6s} {'cover':>6s} rows")
@@ -105,7 +94,7 @@ def main() -> None:
         floor_ms = floor_ms or product.floor_ms_
         models.append(gemm_model(precision, product, error, device, floor_ms))
     across = stack_to_stack([row for row in rows if row.op.precision == "bf16"], device)
-    models.append(fit_attention(args.data, devices))
+    models.append(fit_attention(args.data))
     models += derived_models(device, floor_ms)
     profile = DeviceProfile(
         name="a100",
@@ -258,72 +247,57 @@ def gemm_model(
     )
 
 
-def fit_attention(data: Path, devices: dict[str, Device]) -> OpModel:
-    """Attention without a mask on the A100: its context attention, moved as the L40S shows.
+def fit_attention(data: Path) -> OpModel:
+    """Attention without a mask on the A100, from its causal attention and two other GPUs' both.
 
-    The L40S runs the kernel that an A100 runs (FlashAttention-2; the H200 has its own third
-    version). The same move is judged on the H200, whose encoder times are known.
+    The same move is judged on each of those two, whose times without a mask are known; its errors
+    there set the bound. What is predicted for the shapes timed on them is then fitted by a form
+    that a profile can carry.
     """
-    encoder, context = {}, {}
-    tables = {}
-    for key, name in CONTEXTS.items():
-        rows = [row for row in read_table(data / name).rows if row.op.shape[-1] == 128]
-        shapes, times = arrays(rows)
-        heads = np.array([row.kv_heads for row in rows], np.float64)
-        fold = folds_of(np.column_stack([shapes, heads]))
-        form = new_attention(devices[key])
-        form.fit(shapes[fold != 0], times[fold != 0], heads[fold != 0], causal=True)
-        predicted = form.predict(shapes[fold == 0], heads[fold == 0], causal=True)
-        show(f"context attention {key}", plain_error(times[fold == 0], predicted, "whole shapes"))
-        context[key] = form.fit(shapes, times, heads, causal=True).coef_
-    for key, name in ENCODERS.items():
-        shapes, times = arrays(list(read_table(data / name).rows))
-        tables[key] = shapes, times
-        encoder[key] = new_attention(devices[key]).fit(shapes, times).coef_
-    shapes, times = tables["h200"]
-    small = shapes[:, 2] <= SHORT_TOKENS
-    judged = new_attention(devices["h200"])
-    judged.coef_ = transferred(context["h200"], encoder["l40s"], context["l40s"])
-    predicted = judged.predict(shapes[small])
-    error = plain_error(times[small], predicted, f"H200 from L40S, up to {SHORT_TOKENS} tokens")
+    sheets = {gpu: data / sheet for gpu, sheet in SHEETS.items()}
+    chips = dict(chip_of(sheet) for sheet in sheets.values())
+    groups = {
+        gpu: [g for table in tables for g in groups_of(data / table, [sheets[gpu]])]
+        for gpu, tables in ATTENTION.items()
+    }
+    encoders = {gpu: [g for g in mine if not g.causal] for gpu, mine in groups.items()}
+    guesses, truths, tokens = [], [], []
+    for gpu, (encoder,) in ((gpu, mine) for gpu, mine in encoders.items() if mine):
+        train = [g for mine in groups.values() for g in mine if g is not encoder]
+        guesses.append(transfer(encoder.gpu, train, chips).predict(encoder.calls))
+        truths.append(encoder.measured)
+        tokens.append(encoder.calls[:, 2])
+        for limit in (SHORT_TOKENS, np.inf):
+            few = tokens[-1] <= limit
+            what = f"up to {limit:g} tokens" if limit < np.inf else "all"
+            show(
+                f"attention {gpu}",
+                plain_error(truths[-1][few], guesses[-1][few], f"from the other GPUs, {what}"),
+            )
+    predicted, measured = np.concatenate(guesses), np.concatenate(truths)
+    error = plain_error(measured, predicted, "H200 and L40S, each predicted so")
     show("attention", error)
-    coef = transferred(context["a100"], encoder["l40s"], context["l40s"])
-    upper = max(DERIVED_UPPER, float(np.quantile(times[small] / predicted, COVERAGE)))
-    form = new_attention(devices["a100"], *coef, upper)
+    everything = [g for mine in groups.values() for g in mine]
+    calls = np.unique(np.vstack([g.calls for mine in encoders.values() for g in mine]), axis=0)
+    name, chip = chip_of(sheets["a100"])
+    times = transfer(name, everything, chips).predict(calls)
+    form = AttentionMLP(chip.cores, chip.flops_per_s, chip.bandwidth_bytes_per_s, hidden=32)
+    form.fit(calls[:, :5], times)
+    show(
+        "attention a100", plain_error(times, form.predict(calls[:, :5]), "form against its source")
+    )
     return OpModel(
         kind="attention",
         precision="bf16",
-        form="attention_waves",
-        params=form.to_params(),
+        form="attention_mlp",
+        params=form.calibrate(predicted, measured, COVERAGE).to_params(),
         provenance="derived",
-        source=f"causal attention times on {devices['a100'].name} (head_dim 128), moved to "
-        f"attention without a mask by the ratio of the two on {devices['l40s'].name} (head_dim 64 "
-        f"to 80), {SOURCE}. Attention without a mask was not timed on this device, nor any "
-        "head_dim under 64; the error is that of the H200 predicted so.",
+        source="causal attention times on NVIDIA A100-SXM4-80GB (head_dim 128), moved to attention "
+        "without a mask by those with and without one on NVIDIA H200 and L40S (head_dim 64 to 80 "
+        f"without), {SOURCE}. Attention without a mask was not timed on this device, nor any "
+        "head_dim under 64; error and bound are those of the H200 and the L40S predicted so.",
         error=error,
     )
-
-
-def new_attention(device: Device, *factors: float) -> AttentionWaves:
-    """A form for that device; factors are floor, wave, FLOPs, bytes and upper ratio."""
-    names = ("floor_ms", "wave_ms", "flop_factor", "byte_factor", "upper")
-    return AttentionWaves(
-        float(device.cores or 1),
-        device.peak_flops["bf16"],
-        device.bandwidth_bytes_per_s or 0.0,
-        **{name: float(f"{v:.4g}") for name, v in zip(names, factors, strict=False)},
-    )
-
-
-def transferred(context: Array, encoder: Array, other_context: Array) -> Array:
-    """Encoder terms of a device from its context terms and another device's two.
-
-    Floor and arithmetic move by their ratio. Context attention hides the cost of a wave in its
-    arithmetic and has a cache in its bytes: the wave is the other device's own, the bytes take
-    what the bandwidth allows.
-    """
-    floor, flop = context[[0, 2]] * encoder[[0, 2]] / other_context[[0, 2]]
-    return np.array([floor, encoder[1], flop, 1.0])
 
 
 def stream(device: Device, floor_ms: float, bytes_per_element: float) -> StreamTime:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from hw_profiles.errors import MeasureError
 from hw_profiles.profile import Device
 
 
@@ -24,12 +25,11 @@ def _processor_name() -> str:
 @cache
 def this_cpu() -> Device:
     """This machine's processor: name, the cores this process may use, and memory."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Device(
         name=_processor_name(),
         vendor=platform.machine(),
         kind="cpu",
-        cores=allowed,
+        cores=len(affinity()) or os.cpu_count(),
         memory_bytes=psutil.virtual_memory().total,
         source=f"read on this machine ({platform.system()} {platform.release()})",
     )
@@ -37,20 +37,18 @@ def this_cpu() -> Device:
 
 def nvidia_gpus() -> list[str]:
     """One line a GPU that the NVIDIA driver shows; empty where there is no driver or no GPU."""
-    import pynvml
+    from hw_profiles.nvml import open_gpu
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        found = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total
-            found.append(
-                f"cuda:{index} {pynvml.nvmlDeviceGetName(handle)} {memory / 2**30:.0f} GiB"
-            )
-        return found
-    finally:
-        pynvml.nvmlShutdown()
+    found: list[str] = []
+    while True:
+        try:
+            with open_gpu(len(found)) as gpu:
+                memory = gpu.memory_bytes or 0
+                found.append(f"cuda:{len(found)} {gpu.name} {memory / 2**30:.0f} GiB")
+        except MeasureError:
+            return found
+
+
+def affinity() -> list[int]:
+    """Cores that this process may use, in order; empty where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -35,7 +35,9 @@ PRECISIONS: dict[str, Precision] = {
     for p in (
         Precision("fp32", 32, 32),
         Precision("bf16", 16, 16),
+        Precision("fp16", 16, 16),
         Precision("int8", 8, 8),
+        Precision("fp8", 8, 8),  # timed and metered on GPUs; no scheme offers it
         Precision("int8_wo", 8, 0),
         Precision("int4_wo", 4, 0, weight_group=32),
     )

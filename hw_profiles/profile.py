@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import KINDS, PRECISIONS, Op
 
-#: 2: the shapes of convolutions have padding and groups.
-SCHEMA_VERSION = 2
+#: 2: the shapes of convolutions have padding and groups. 3: energy, the state of the device while
+#: it was measured, the anchor's own times, marks of what stayed unstable; `eager` for `torch`.
+SCHEMA_VERSION = 3
 MAX_PROFILE_BYTES = 32 * 2**20
 Provenance = Literal["measured", "fitted", "derived"]
+RuntimeName = Literal["onnxruntime", "openvino", "eager", "compile", "cudagraph"]
+LONGEST_SHOWN = 120
+#: A size in a shape. Products of a few of them stay numbers that arrays can hold.
+Size = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class _Strict(BaseModel):
@@ -41,10 +47,10 @@ class Device(_Strict):
 class Runtime(_Strict):
     """What runs the network on the device; `native` is the type of all unquantized arithmetic."""
 
-    name: Literal["onnxruntime", "torch", "cudagraph"]
+    name: RuntimeName
     version: str = ""
-    native: Literal["fp32", "bf16"]
-    threads: int = 1
+    native: Literal["fp32", "bf16", "fp16"]
+    threads: int = Field(default=1, ge=1)
 
 
 class FitError(_Strict):
@@ -100,15 +106,95 @@ class Timing(_Strict):
     spread_between: float = Field(ge=0, description="relative spread of process medians")
     repeats: int = Field(ge=1)
     processes: int = Field(ge=1)
+    unstable: bool = Field(
+        default=False, description="read while the machine was slow, also after repeating it"
+    )
+
+
+class Energy(_Strict):
+    """Energy of one call: all that the device took in a window of calls, idle power included."""
+
+    energy_mj: float = Field(gt=0, description="a call; median over the windows")
+    power_w: float = Field(gt=0, description="mean over the windows")
+    spread: float = Field(ge=0, description="largest less smallest window over the median")
+    window_s: float = Field(gt=0, description="mean length of a window")
+    calls: int = Field(ge=1, description="in all windows")
+
+
+class PowerSource(_Strict):
+    """Where the energy figures of a profile come from; `why_not` where there are none."""
+
+    method: str = ""
+    idle_w: float | None = Field(default=None, ge=0, description="before the energy windows")
+    why_not: str = ""
+
+
+class States(_Strict):
+    """State of the device over the session, a column a quantity: first before, last after it.
+
+    A column is empty where the device does not tell; a reading that failed is None.
+    """
+
+    times_s: list[float] = Field(
+        default_factory=list, description="since the anchor was first read"
+    )
+    sm_clock_mhz: list[int | None] = Field(default_factory=list)
+    memory_clock_mhz: list[int | None] = Field(default_factory=list)
+    temperature_c: list[int | None] = Field(default_factory=list)
+    power_w: list[float | None] = Field(default_factory=list)
+    performance_state: list[int | None] = Field(default_factory=list, description="0 is fastest")
+    throttled: list[list[str] | None] = Field(
+        default_factory=list, description="names of the active clock-event reasons"
+    )
+
+    @model_validator(mode="after")
+    def _columns(self) -> States:
+        for name in type(self).model_fields:
+            if len(getattr(self, name)) not in (0, len(self.times_s)):
+                raise ValueError(f"{name} has not as many readings as times_s")
+        return self
+
+
+class Environment(_Strict):
+    """How the measuring processes ran, and the state of the device meanwhile."""
+
+    affinity: list[int] = Field(default_factory=list, description="cores they might use")
+    threads: int = Field(default=1, ge=1, description="of one call")
+    driver: str = ""
+    power_limit_w: float | None = None
+    timer: str = Field(default="", description="what timed the calls")
+    warm_up: str = Field(default="", description="when a call counted as warm")
+    l2_flushed: bool = Field(default=False, description="the cache was overwritten between calls")
+    states: States = Field(default_factory=States)
+
+
+class Anchor(_Strict):
+    """Readings of the one fixed workload that was timed all along: the drift of the machine."""
+
+    undisturbed_ms: float = Field(gt=0, description="its time on the undisturbed machine")
+    slow_above: float = Field(gt=1, description="relative time that counts as slow")
+    times_s: list[float] = Field(description="since the first reading, all processes")
+    relative: list[float] = Field(description="times over the undisturbed one")
+    starts: list[int] = Field(default_factory=list, description="first reading of each process")
+    retried: int = Field(default=0, ge=0, description="readings repeated for a slow run")
+
+    @model_validator(mode="after")
+    def _columns(self) -> Anchor:
+        if len(self.times_s) != len(self.relative):
+            raise ValueError("times_s and relative differ in length")
+        if any(not 0 <= start < len(self.times_s) for start in self.starts):
+            raise ValueError("starts name readings that are not there")
+        return self
 
 
 class OpTiming(_Strict):
     """A timed op."""
 
     kind: str
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...]
     precision: str
     timing: Timing
+    energy: Energy | None = None
 
     @property
     def op(self) -> Op:
@@ -128,8 +214,9 @@ class NetworkTiming(_Strict):
     preset: str
     candidate: dict[str, int | float | str]
     batch_size: int = Field(ge=1)
-    ops: list[tuple[str, tuple[int, ...], str]]
+    ops: list[tuple[str, tuple[Size, ...], str]]
     timing: Timing
+    energy: Energy | None = None
     held_out: bool = False
 
     def workload(self) -> list[Op]:
@@ -149,7 +236,7 @@ class DeviceProfile(_Strict):
     measurements too, so that it can be fitted again.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     device: Device
     runtime: Runtime
@@ -158,9 +245,9 @@ class DeviceProfile(_Strict):
     network: NetworkModel | None = None
     ops: list[OpTiming] = Field(default_factory=list)
     networks: list[NetworkTiming] = Field(default_factory=list)
-    anchor_drift: list[float] = Field(
-        default_factory=list, description="anchor readings over the session, relative to median"
-    )
+    anchor: Anchor | None = None
+    environment: Environment | None = None
+    power: PowerSource | None = None
     created: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
@@ -183,23 +270,38 @@ class DeviceProfile(_Strict):
                 return model
         return None
 
+    def to_json(self) -> str:
+        """What a profile file holds."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        return _lines({"schema_version": SCHEMA_VERSION, **content})
+
     def save(self, path: Path) -> None:
         """Write the profile as JSON, whole or not at all.
 
         Raises:
             ProfileError: if the place cannot be written.
         """
-        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), indent=1)
-        text = json.dumps({"schema_version": SCHEMA_VERSION, **json.loads(text)}) + "\n"
         part = path.with_name(path.name + ".part")
         try:
-            part.write_text(text)
+            part.write_text(self.to_json(), encoding="utf-8")
             os.replace(part, path)
         except OSError as error:
             part.unlink(missing_ok=True)
             raise ProfileError(
                 f"cannot write the profile {path}: {error.strerror}.", "Choose another --out."
             ) from None
+
+
+def _lines(document: dict[str, object]) -> str:
+    """JSON with a line for each field, and for each measurement or model in a list of them."""
+    fields = []
+    for name, value in document.items():
+        text = json.dumps(value, separators=(",", ":"))
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            entries = ",\n  ".join(json.dumps(entry, separators=(",", ":")) for entry in value)
+            text = f"[\n  {entries}\n ]"
+        fields.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def load_profile(path: Path) -> DeviceProfile:
@@ -210,28 +312,53 @@ def load_profile(path: Path) -> DeviceProfile:
     """
     again = "Make it anew with `nas profile`, or name a device from `nas targets`."
     try:
-        if path.stat().st_size > MAX_PROFILE_BYTES:
-            raise ProfileError(f"{path} is too large for a device profile.", again)
-        data = json.loads(path.read_text())
+        size = path.stat().st_size
+        data = json.loads(path.read_text(encoding="utf-8")) if size <= MAX_PROFILE_BYTES else None
+        plain = _is_plain(data)
     except OSError as error:
         raise ProfileError(f"cannot read the profile {path}: {error.strerror}.", again) from None
     except (UnicodeDecodeError, ValueError, RecursionError):
-        raise ProfileError(f"{path} is not a device profile (no whole JSON).", again) from None
+        shown = _shown(path)
+        raise ProfileError(f"{shown} is not a device profile (no whole JSON).", again) from None
+    if size > MAX_PROFILE_BYTES:
+        raise ProfileError(f"{path} is too large for a device profile.", again)
+    if not plain:
+        raise ProfileError(f"{path} is not a device profile (control characters in text).", again)
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ProfileError(f"{path} is not a device profile (no schema_version).", again)
     schema = data["schema_version"]
     if isinstance(schema, int) and schema != SCHEMA_VERSION:
         newer = schema > SCHEMA_VERSION
+        age = "newer" if newer else "older"
         raise ProfileError(
-            f"{path} is of profile schema {schema}, {'newer' if newer else 'older'} than this "
-            f"program's {SCHEMA_VERSION}.",
+            f"{path} is of profile schema {_shown(schema)}, {age} than this program's "
+            f"{SCHEMA_VERSION}.",
             "Upgrade the program." if newer else "Measure the device anew with `nas profile`.",
         )
     try:
         return DeviceProfile.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "profile"
+        where = _shown(".".join(str(part) for part in first["loc"]) or "profile")
         raise ProfileError(
-            f"{path} is not a valid device profile ({where}: {first['msg']}).", again
+            f"{path} is not a valid device profile ({where}: {_shown(first['msg'])}).", again
         ) from None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether no text in a document could write to a terminal what is no text."""
+    if isinstance(value, str):
+        return not any(unicodedata.category(c) in ("Cc", "Cs") for c in value)
+    if isinstance(value, dict):
+        return all(_is_plain(part) for pair in value.items() for part in pair)
+    return not isinstance(value, list) or all(map(_is_plain, value))
+
+
+def _shown(value: object) -> str:
+    """A value out of a file, fit for one line of a message: short, and nothing but print."""
+    try:
+        text = str(value)
+    except ValueError:  # an integer of thousands of digits
+        return "too large"
+    text = "".join(c if c.isprintable() else "?" for c in text[: LONGEST_SHOWN + 1])
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

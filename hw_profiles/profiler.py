@@ -2,12 +2,12 @@
 
 One fixed workload, the anchor, is read all along. Where the machine is slower for a while (a busy
 neighbour, a lower clock), the anchor is so too, and readings are divided by its slowness: they are
-those of the undisturbed machine.
+those of the undisturbed machine. What fell in a long slow run is read again; what is still slow
+then is marked.
 """
 
 from __future__ import annotations
 
-import bisect
 import json
 import os
 import statistics
@@ -21,21 +21,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from hw_profiles.drift import SLOW, Drift, undisturbed
 from hw_profiles.errors import MeasureError
+from hw_profiles.harness import Harness
 from hw_profiles.op import Op
-from hw_profiles.profile import OpTiming, Timing
+from hw_profiles.profile import Anchor, Energy, OpTiming, PowerSource, Timing
 
-#: Share of the anchor's readings that are faster than what counts as the undisturbed machine.
-UNDISTURBED = 0.05
 NETWORK_TURNS = 8
-#: Anchor readings before and after a moment whose median is the speed of the machine then.
-NEAR = 1
-#: A reading weighs as the machine's slowness to minus this power: calm ones count most.
-CALMNESS = 3
-#: Copies of a small op in one call, so that the call itself weighs little.
+#: A reading weighs as the machine's slowness to minus this power: calm ones count most. In a slow
+#: run the anchor's slowness is not every call's: such a reading counts for less still.
+CALMNESS, IN_SLOW_RUN = 3, 0.25
+#: Share of calm readings below which a timing is marked unstable.
+CALM = 0.5
+#: Copies of a small op in one call on a CPU, so that the call itself weighs little.
 COPIES = 8
 _SMALL_MACS, _SMALL_ELEMENTS = 2_000_000, 200_000
+#: On a GPU a graph of copies must outlast its own launch, by a fast GPU's sheet: seconds of a
+#: graph, of a kernel's launch in it, MACs and elements a second, and bounds of the copies.
+GRAPH_S, KERNEL_S, MACS_PER_S, ELEMENTS_PER_S, GRAPH_COPIES = 2e-4, 2e-6, 3e14, 1e12, (4, 64)
+#: Elements of all copies of an op whose call is kept between turns.
+_HELD_ELEMENTS = 8_000_000
+#: Seconds and number of the windows that a call's energy is measured over.
+ENERGY_S, ENERGY_WINDOWS = 1.5, 2
 
 Progress = Callable[[str, float], None]
 
@@ -63,11 +72,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one process found for a job: seconds less drift, and the spread of repeats."""
+    """What one process found for a job.
+
+    Attributes:
+        seconds: of a call, less drift.
+        spread: relative, of repeats.
+        turns: readings that it rests on.
+        calm: of them outside of slow runs.
+    """
 
     seconds: float
     spread: float
     turns: int
+    calm: int
 
 
 @dataclass(frozen=True)
@@ -76,38 +93,48 @@ class Readings:
 
     Attributes:
         jobs: for each job its readings, one a process; empty where time ran out before it.
-        anchor: readings of the anchor in order, relative to the undisturbed machine.
+        anchor: readings of the anchor.
         processes: that ran.
+        timer: what timed the calls.
+        began_s: when the anchor was first read, on the stopwatch's clock.
     """
 
     jobs: list[list[Reading]]
-    anchor: list[float]
+    anchor: Anchor
     processes: int
+    timer: str = ""
+    began_s: float = 0.0
 
 
-def op_job(op: Op, runtime: str, threads: int) -> Job:
+def op_job(op: Op, harness: Harness) -> Job:
     """The job that times an op: several copies of a small one."""
-    small = op.macs <= _SMALL_MACS and op.reads + op.writes <= _SMALL_ELEMENTS
-    copies = COPIES if small else 1
+    elements = op.reads + op.writes
+    if harness.kind == "cpu":
+        small = op.macs <= _SMALL_MACS and elements <= _SMALL_ELEMENTS
+        copies = COPIES if small else 1
+    else:
+        elements += op.weights
+        seconds = KERNEL_S + op.macs / MACS_PER_S + elements / ELEMENTS_PER_S
+        copies = int(np.clip(GRAPH_S / seconds, *GRAPH_COPIES))
+        small = copies * elements <= _HELD_ELEMENTS
     arguments = {
         "kind": op.kind,
         "shape": list(op.shape),
         "precision": op.precision,
         "copies": copies,
-        "threads": threads,
+        **harness.arguments,
     }
-    factory = f"hw_profiles.runtimes.{runtime}:op_call"
-    return Job(factory, arguments, copies=copies, hold=small)
+    return Job(f"{harness.module}:op_call", arguments, copies=copies, hold=small)
 
 
-def idle_job(runtime: str, threads: int) -> Job:
+def idle_job(harness: Harness) -> Job:
     """The job that times a call which computes nothing."""
-    return Job(f"hw_profiles.runtimes.{runtime}:idle_call", {"threads": threads}, hold=True)
+    return Job(f"{harness.module}:idle_call", harness.arguments, hold=True)
 
 
-def anchor_job(runtime: str, threads: int) -> Job:
+def anchor_job(harness: Harness) -> Job:
     """The fixed mix of ops whose time tells how fast the machine is just now."""
-    return Job(f"hw_profiles.runtimes.{runtime}:mix_call", {"threads": threads}, hold=True)
+    return Job(f"{harness.module}:mix_call", harness.arguments, hold=True)
 
 
 def network_job(factory: str, arguments: Mapping[str, Any]) -> Job:
@@ -115,71 +142,136 @@ def network_job(factory: str, arguments: Mapping[str, Any]) -> Job:
     return Job(factory, arguments, budget_s=0.01, turns=NETWORK_TURNS, hold=True)
 
 
-def model_job(path: Path, threads: int) -> Job:
+def model_job(path: Path, harness: Harness) -> Job:
     """The job that times an ONNX model file."""
-    arguments = {"path": str(path), "threads": threads}
-    return network_job("hw_profiles.runtimes.onnxruntime:model_call", arguments)
+    return network_job(f"{harness.module}:model_call", {"path": str(path), **harness.arguments})
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+#: Runs a request in a process of its own: (request, threads) -> answer.
+Process = Callable[[dict[str, Any], int], dict[str, Any]]
 
 
 def measure(
     jobs: Sequence[Job],
-    runtime: str,
+    harness: Harness,
     *,
     processes: int = 3,
-    threads: int = 1,
     time_limit_s: float = 60.0,
     seed: int = 0,
     progress: Progress | None = None,
+    process: Process | None = None,
 ) -> Readings:
     """Time every job in several processes, one after another.
 
     Args:
         jobs: what to time.
-        runtime: whose anchor is read between the jobs, all along.
+        harness: whose anchor is read between the jobs, all along.
         processes: drift between processes is larger than the spread inside one.
-        threads: of each worker's own arithmetic libraries.
         time_limit_s: for all processes together.
         seed: of the orders of the jobs.
         progress: told a line and the share done.
+        process: runs a request, in a real process unless given.
 
     Raises:
         MeasureError: if a worker fails.
     """
     request = {
         "jobs": [_as_json(job) for job in jobs],
-        "anchor": _as_json(anchor_job(runtime, threads)),
+        "anchor": _as_json(anchor_job(harness)),
+        **harness.request,
     }
+    process = process or run_process
     end = time.monotonic() + time_limit_s
     answers: list[dict[str, Any]] = []
-    for process in range(processes):
+    for i in range(processes):
         if progress:
-            progress(f"process {process + 1} of {processes}", process / processes)
-        left = (end - time.monotonic()) / (processes - process)
-        answers.append(_worker(request | {"seed": seed + process, "time_limit_s": left}, threads))
-    anchors = sorted(s for answer in answers for _, s in answer["anchor"])
-    undisturbed = anchors[int(UNDISTURBED * (len(anchors) - 1))]
+            progress(f"process {i + 1} of {processes}", i / processes)
+        before = [s for answer in answers for _, s in answer["anchor"]]
+        request |= {
+            "seed": seed + i,
+            "time_limit_s": (end - time.monotonic()) / (processes - i),
+            "undisturbed_s": undisturbed(before) if before else None,
+        }
+        answers.append(process(request, harness.threads))
+    calmest = undisturbed([s for answer in answers for _, s in answer["anchor"]])
     found: list[list[Reading]] = [[] for _ in jobs]
-    drift: list[float] = []
+    times: list[float] = []
+    relative: list[float] = []
+    starts: list[int] = []
     for answer in answers:
-        speed = _Speed(answer["anchor"], undisturbed)
-        drift += speed.relative
+        drift = Drift(answer["anchor"], calmest)
+        starts.append(len(times))
+        times += drift.times
+        relative += drift.relative
         for readings, results in zip(found, answer["jobs"], strict=True):
             if results:
-                slowness = [speed.at(when) for when, _, _ in results]
-                readings.append(
-                    Reading(
-                        weighted_median(
-                            [s / slow for slow, (_, s, _) in zip(slowness, results, strict=True)],
-                            [max(slow, 1.0) ** -CALMNESS for slow in slowness],
-                        ),
-                        statistics.median(spread for _, _, spread in results),
-                        len(results),
-                    )
-                )
-    return Readings(found, drift, processes)
+                readings.append(_reading(results, drift))
+    anchor = Anchor(
+        undisturbed_ms=float(f"{1e3 * calmest:.5g}"),
+        slow_above=SLOW,
+        times_s=[round(t - times[0], 3) for t in times],
+        relative=[round(r, 4) for r in relative],
+        starts=starts,
+        retried=sum(answer["retried"] for answer in answers),
+    )
+    return Readings(found, anchor, processes, answers[0]["timer"], times[0])
 
 
-def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
+def _reading(results: Sequence[Sequence[float]], drift: Drift) -> Reading:
+    """Of one job in one process, from its [time, seconds, spread]."""
+    slowness = [drift.at(when) for when, _, _ in results]
+    slow = [drift.slow(when) for when, _, _ in results]
+    return Reading(
+        weighted_median(
+            [s / by for by, (_, s, _) in zip(slowness, results, strict=True)],
+            [
+                max(by, 1.0) ** -CALMNESS * (IN_SLOW_RUN if in_run else 1.0)
+                for by, in_run in zip(slowness, slow, strict=True)
+            ],
+        ),
+        statistics.median(spread for _, _, spread in results),
+        len(results),
+        len(results) - sum(slow),
+    )
+
+
+def measure_energy(
+    jobs: Sequence[Job],
+    harness: Harness,
+    *,
+    time_limit_s: float,
+    seconds: float = ENERGY_S,
+    process: Process | None = None,
+) -> tuple[PowerSource, list[Energy | None]]:
+    """Energy of each job's call, in their order, until time is up.
+
+    Returns:
+        Where the figures come from, and one for each job; None where it was not measured.
+
+    Raises:
+        MeasureError: if the worker fails.
+    """
+    request = {
+        "jobs": [_as_json(job) for job in jobs],
+        "seconds": seconds,
+        "windows": ENERGY_WINDOWS,
+        "time_limit_s": time_limit_s,
+        **harness.energy_request,
+    }
+    answer = (process or run_process)(request, harness.threads)
+    idle = answer["idle_w"]
+    source = PowerSource(
+        method=answer["method"],
+        idle_w=None if idle is None else round(max(idle, 0.0), 2),
+        why_not=answer["why_not"],
+    )
+    found = [None if e is None else Energy(**e) for e in answer["jobs"]]
+    return source, found + [None] * (len(jobs) - len(found))
+
+
+def weighted_median(values: ArrayLike, weights: ArrayLike) -> float:
     """The median where each value counts as much as its weight, between values interpolated.
 
     >>> weighted_median([1.0, 2.0, 9.0], [1.0, 1.0, 1.0])
@@ -191,31 +283,23 @@ def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
     return float(np.interp(sorted_weights.sum() / 2, middles, np.asarray(values)[order]))
 
 
-class _Speed:
-    """How slow the machine was at a moment, by the anchor, relative to undisturbed."""
-
-    def __init__(self, readings: list[list[float]], undisturbed: float) -> None:
-        self.times = [when for when, _ in readings]
-        self.relative = [seconds / undisturbed for _, seconds in readings]
-
-    def at(self, when: float) -> float:
-        """The median over a few readings around the moment."""
-        i = bisect.bisect(self.times, when)
-        return statistics.median(self.relative[max(0, i - NEAR) : i + NEAR])
-
-
 def _as_json(job: Job) -> dict[str, Any]:
     return {
         "factory": job.factory,
         "arguments": dict(job.arguments),
         "budget_s": job.budget_s,
         "turns": job.turns,
+        "copies": job.copies,
         "hold": job.hold,
     }
 
 
-def _worker(request: dict[str, Any], threads: int) -> dict[str, Any]:
-    """Run one worker process and read its answer."""
+def run_process(request: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Run one worker process and read its answer.
+
+    Raises:
+        MeasureError: if it fails.
+    """
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
@@ -241,18 +325,22 @@ def _worker(request: dict[str, Any], threads: int) -> dict[str, Any]:
 def timing(readings: Sequence[Reading], copies: int = 1, idle_s: float = 0.0) -> Timing:
     """Median over processes, in ms, of readings less the idle call, divided by the copies.
 
+    Marked unstable where most readings fell in slow runs and could not be repeated.
+
     Raises:
         ValueError: if there are no readings.
     """
     seconds = [max((r.seconds - idle_s) / copies, 1e-8) for r in readings]
     median = statistics.median(seconds)
     between = statistics.stdev(seconds) / median if len(seconds) > 1 else 0.0
+    turns = sum(r.turns for r in readings)
     return Timing(
-        median_ms=1e3 * median,
-        spread_within=statistics.median(r.spread for r in readings),
-        spread_between=between,
-        repeats=sum(r.turns for r in readings),
+        median_ms=float(f"{1e3 * median:.6g}"),
+        spread_within=round(statistics.median(r.spread for r in readings), 5),
+        spread_between=round(between, 5),
+        repeats=turns,
         processes=len(readings),
+        unstable=sum(r.calm for r in readings) < CALM * turns,
     )
 
 

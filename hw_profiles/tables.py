@@ -10,7 +10,9 @@ import csv
 import gzip
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hw_profiles.errors import ProfileError
@@ -25,6 +27,8 @@ GEMM_PRECISIONS = {
     "int4_wo": "int4_wo",
     "sq": "int8",  # SmoothQuant: int8 weights and activations
 }
+# products that no deployment offers, read on request; blocks of numbers share one scale
+FP8_PRECISIONS = {"fp8": "fp8", "fp8_block": "fp8"}
 MAX_TABLE_BYTES = 256 * 2**20
 MAX_SHEET_BYTES = 2**16
 _HINT = "It needs the columns of a GEMM or attention table; see `nas profile --help`."
@@ -38,6 +42,8 @@ class TableRow:
         stack: software that made it, as `FRAMEWORK version`.
         causal: whether an attention looked only backwards (a context attention).
         kv_heads: key and value heads of an attention; 0 for other ops.
+        power_w: mean power of the device under this load; None where it was not read.
+        power_limit_w: what the device may draw; None where it was not read.
     """
 
     op: Op
@@ -45,6 +51,8 @@ class TableRow:
     stack: str
     causal: bool = False
     kv_heads: int = 0
+    power_w: float | None = None
+    power_limit_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +63,24 @@ class KernelTable:
     skipped: int
 
 
-def read_table(path: Path) -> KernelTable:
+def read_table(path: Path, fp8: bool = False) -> KernelTable:
     """Read a GEMM, context-attention or encoder-attention table.
 
-    Rows of number types without a precision here (fp8), and attention with a sliding window, an
-    earlier context or a quantized cache, are counted in `skipped`.
+    Rows of number types without a precision here, and attention with a sliding window, an earlier
+    context or a quantized cache, are counted in `skipped`.
+
+    Args:
+        fp8: whether products of fp8 numbers are read too, which no scheme offers.
 
     Raises:
         ProfileError: if the file cannot be read, has other columns, or holds a row that is no
             valid timing.
     """
-    reader = csv.DictReader(io.StringIO(_text(path)))
+    reader = csv.DictReader(io.StringIO(read_text(path)))
     columns = set(reader.fieldnames or ())
+    read: Callable[[dict[str, str]], TableRow | None]
     if columns.issuperset(GEMM_COLUMNS):
-        read = _gemm_row
+        read = partial(_gemm_row, GEMM_PRECISIONS | (FP8_PRECISIONS if fp8 else {}))
     elif columns.issuperset(ATTENTION_COLUMNS):
         read = _attention_row
     else:
@@ -99,7 +111,7 @@ def read_sheet(path: Path, name: str, cores: int) -> Device:
     Raises:
         ProfileError: if the file cannot be read or lacks the bandwidth or the bf16 peak.
     """
-    values = _gpu_section(_text(path, MAX_SHEET_BYTES))
+    values = read_sheet_values(path)
     try:
         peaks = {"bf16": values["bfloat16_tc_flops"]}
         if "int8_tc_flops" in values:
@@ -121,12 +133,27 @@ def read_sheet(path: Path, name: str, cores: int) -> Device:
         ) from None
 
 
-def _gemm_row(record: dict[str, str]) -> TableRow | None:
-    precision = GEMM_PRECISIONS.get(record["gemm_dtype"])
+def read_sheet_values(path: Path) -> dict[str, float]:
+    """The numbers under `gpu:` of a vendor's sheet, by their names there.
+
+    Raises:
+        ProfileError: if the file cannot be read.
+    """
+    return _gpu_section(read_text(path, MAX_SHEET_BYTES))
+
+
+def _gemm_row(precisions: dict[str, str], record: dict[str, str]) -> TableRow | None:
+    precision = precisions.get(record["gemm_dtype"])
     if precision is None:
         return None
     shape = (int(record["m"]), int(record["k"]), int(record["n"]))
-    return TableRow(Op("linear", shape, precision), _latency_ms(record), _stack(record))
+    return TableRow(
+        Op("linear", shape, precision),
+        _positive(record["latency"]),
+        _stack(record),
+        power_w=_positive_or_none(record.get("power")),
+        power_limit_w=_positive_or_none(record.get("power_limit")),
+    )
 
 
 def _attention_row(record: dict[str, str]) -> TableRow | None:
@@ -143,18 +170,24 @@ def _attention_row(record: dict[str, str]) -> TableRow | None:
     kv_heads = record.get("num_key_value_heads")  # only context tables group queries
     return TableRow(
         Op("attention", shape, "bf16"),
-        _latency_ms(record),
+        _positive(record["latency"]),
         _stack(record),
         causal=kv_heads is not None,
         kv_heads=int(kv_heads) if kv_heads is not None else heads,
+        power_w=_positive_or_none(record.get("power")),
+        power_limit_w=_positive_or_none(record.get("power_limit")),
     )
 
 
-def _latency_ms(record: dict[str, str]) -> float:
-    value = float(record["latency"])
+def _positive(text: str) -> float:
+    value = float(text)
     if not (math.isfinite(value) and value > 0):
         raise ValueError(value)
     return value
+
+
+def _positive_or_none(text: str | None) -> float | None:
+    return _positive(text) if text else None
 
 
 def _stack(record: dict[str, str]) -> str:
@@ -181,7 +214,12 @@ def _gpu_section(text: str) -> dict[str, float]:
     return values
 
 
-def _text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
+def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
+    """The text of a file, unpacked where its name ends in `.gz`.
+
+    Raises:
+        ProfileError: if it cannot be read, is no text, or is longer than `limit` bytes.
+    """
     hint = "Check the path, and that the file is complete."
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:

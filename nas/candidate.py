@@ -14,7 +14,7 @@ from search_spaces.choices import Choice, ChoiceSet, Genomes, Value
 from search_spaces.space import SearchSpace
 
 # One letter a scheme, so that a layer's policy reads as one short word.
-LETTERS = {"fp32": "f", "bf16": "b", "int8": "8", "int8_wo": "w", "int4_wo": "4"}
+LETTERS = {"fp32": "f", "bf16": "b", "fp16": "h", "int8": "8", "int8_wo": "w", "int4_wo": "4"}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Evaluator:
     Args:
         supernet: trained, in float32; it is copied to the runtime's native type where that differs.
         runtime: whose arithmetic is simulated.
-        native: the runtime's native type, `fp32` or `bf16`.
+        native: the runtime's native type, `fp32`, `bf16` or `fp16`.
         batch_size: of the deployment: the examples that share one dynamic activation scale.
         calibration: training inputs that a subnet's batch-norm statistics are collected on
             before it is evaluated; needed by supernets that have batch norms.
@@ -79,7 +79,7 @@ class Evaluator:
     ) -> None:
         if supernet.calibrates and not calibration:
             raise ValueError("a supernet with batch norms is evaluated on calibration inputs")
-        self.dtype = torch.bfloat16 if native == "bf16" else torch.float32
+        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(native, torch.float32)
         self.trained = supernet.eval()
         self.supernet = self.trained
         if self.dtype is not torch.float32:

@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from hw_profiles.profile import DeviceProfile, FitError
 from nas import __version__
 from nas.budget import format_quantity
 from nas.candidate import parse_architecture
+from nas.comparison import Compared
 from nas.errors import NasError, UsageError
 from nas.paths import cache_dir
 from nas.setting import Setting
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.studies import Studies
-from nas.targets import THIS_CPU, local_profile, resolve_target
+from nas.targets import THIS_CPU, added_targets, local_profile, resolve_target
 from search_spaces.choices import Choice, Value
 from search_spaces.space import SearchSpace
 
@@ -142,9 +144,9 @@ def _error(error: FitError | None) -> str:
 def list_targets() -> list[dict[str, Any]]:
     """Every target with its provenance and error; a profile that cannot be read says why."""
     rows = []
-    for name in registry.shipped():
+    for name in [*registry.shipped(), *added_targets()]:
         try:
-            rows.append(_target_row(name, registry.load(name)))
+            rows.append(_target_row(name, resolve_target(name)))
         except NasError as error:
             rows.append({"target": name, "device": f"unreadable: {error}"})
     try:
@@ -214,6 +216,34 @@ def describe_target(name: str) -> dict[str, Any]:
     else:
         shown["measured"] = f"{len(profile.ops)} ops, {len(profile.networks)} networks"
     return shown
+
+
+def draw_target(name: str, folder: Path) -> Path:
+    """Draw a target's errors into a folder; the picture.
+
+    Raises:
+        NotFoundError, ProfileError: if there is no such target or file.
+        ExportError: if the picture cannot be written.
+    """
+    from nas.report.target_pictures import save_profile
+
+    profile = resolve_target(name)
+    path = folder / f"{profile.name}.png"
+    save_profile(profile, path)
+    return path
+
+
+def draw_comparison(compared: Compared, folder: Path) -> Path:
+    """Draw two targets into a folder; the picture.
+
+    Raises:
+        ExportError: if the picture cannot be written.
+    """
+    from nas.report.target_pictures import save_comparison
+
+    path = folder / f"{'-'.join(Path(name).stem for name in compared.names)}.png"
+    save_comparison(compared, path)
+    return path
 
 
 def predict(

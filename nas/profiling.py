@@ -1,4 +1,4 @@
-"""Measuring this machine: which ops and networks are timed, and the profile that comes of it."""
+"""Measuring this machine: ops, networks, energy and state, and the profile that comes of it."""
 
 from __future__ import annotations
 
@@ -6,208 +6,64 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-import search_spaces
+from hw_profiles.energy import open_meter
 from hw_profiles.errors import MeasureError, UsageError
-from hw_profiles.machine import this_cpu
+from hw_profiles.harness import Harness, require_harness
+from hw_profiles.machine import affinity, this_cpu
+from hw_profiles.nvml import THROTTLES, open_gpu
 from hw_profiles.op import Op
-from hw_profiles.profile import DeviceProfile, NetworkTiming, Runtime, Timing
+from hw_profiles.profile import (
+    Device,
+    DeviceProfile,
+    Energy,
+    Environment,
+    NetworkTiming,
+    PowerSource,
+    Runtime,
+    Timing,
+)
 from hw_profiles.profiler import (
     Job,
+    Process,
     Progress,
     Readings,
     idle_job,
     measure,
+    measure_energy,
     model_job,
-    network_job,
     op_job,
     op_timings,
     timing,
 )
-from nas.candidate import Candidate, CandidateSpace
+from hw_profiles.runtimes.stopwatch import WARM_UP_RULE
+from hw_profiles.watch import Watch
+from nas.probes import Networks, architectures, chosen_spaces, wanted_ops
 from nas.quantization.schemes import schemes_of
 from predictors.network import fit_network_model
-from search_spaces.choices import Value
-from search_spaces.space import SearchSpace
 
 PROCESSES = 4
-#: Slowness of the anchor that is worth telling.
-DISTURBED = 1.1
+TIME_LIMIT_S = 110.0
+THIS_CPU = "cpu"
 #: Shares of the time limit after which no further network is exported, and all measuring ends.
 EXPORT_SHARE, MEASURE_SHARE = 0.4, 0.95
+#: Share of the time limit for energy, where it can be measured.
+ENERGY_SHARE = 0.3
 #: Architectures of a space that get timed as whole networks, and of them those kept out of fits.
 ARCHITECTURES, HELD_OUT_EVERY = 16, 4
-#: Ops of a preset other than a family's default, and MACs above which an op is left out.
-OTHER_OPS, MOST_MACS = 40, 4_000_000_000
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A network to time: the candidate and its ops."""
-
-    space: SearchSpace
-    candidate: Candidate
-    held_out: bool
-
-    def workload(self, batch_size: int, native: str) -> list[Op]:
-        """Its ops in the precisions of its policy."""
-        policy = self.candidate.policy
-        return [
-            o.op.at(policy.get(f"{block.name}.{o.group}", native) if o.group else native)
-            for block, o in self.space.workload(self.candidate.architecture, batch_size)
-        ]
-
-
-# --- what is timed ------------------------------------------------------------------------------
-
-
-def chosen_spaces(names: Sequence[str] | None) -> list[tuple[SearchSpace, bool]]:
-    """Spaces by `family` or `family:preset`, each with whether it is covered wholly.
-
-    All presets of all families unless named. A family's first preset is covered wholly, and so is
-    one that is named.
-
-    Raises:
-        NotFoundError: if there is no such family or preset.
-    """
-    found = []
-    families = search_spaces.names()
-    for name in names if names is not None else families:
-        family, _, preset = name.partition(":")
-        presets = families[family][1] if family in families and not preset else (preset or None,)
-        for i, p in enumerate(presets):
-            found.append((search_spaces.get(family, p), i == 0))
-    return found
-
-
-def ops_of(space: SearchSpace, precisions: Sequence[str], batch_size: int) -> list[Op]:
-    """Every distinct op that a space asks for, its layer groups in each precision."""
-    found: dict[Op, None] = {}
-    for block in {b.kind: b for b in space.blocks}.values():
-        axes = [space.choices.choices[space.choices.index(n)].values for n in block.reads]
-        for values in itertools.product(*axes):
-            for layer_op in space.ops(block.kind, batch_size, *values):
-                for precision in precisions if layer_op.group else precisions[:1]:
-                    found[layer_op.op.at(precision)] = None
-    return list(found)
-
-
-def wanted_ops(
-    spaces: Sequence[tuple[SearchSpace, bool]],
-    precisions: Sequence[str],
-    batch_size: int,
-    rng: np.random.Generator,
-) -> list[Op]:
-    """All ops of the spaces covered wholly, and a spread over the sizes of the others."""
-    found: dict[Op, None] = {}
-    for space, whole in spaces:
-        ops = ops_of(space, precisions, batch_size)
-        if not whole:
-            ops = [op for op in ops if op.macs <= MOST_MACS]
-            linear = sorted((o for o in ops if o.kind == "linear"), key=lambda o: o.macs)
-            rest = [o for o in ops if o.kind != "linear"]
-            drawn = rng.permutation(len(rest))[: OTHER_OPS // 2]
-            spread = np.linspace(0, len(linear) - 1, OTHER_OPS // 2).astype(int)
-            ops = [linear[i] for i in spread] + [rest[i] for i in drawn]
-        found |= dict.fromkeys(ops)
-    return list(found)
-
-
-def architectures(space: SearchSpace, n: int, rng: np.random.Generator) -> list[dict[str, Value]]:
-    """The smallest, the largest, and a spread over cost between them, in random order."""
-    extremes = [space.largest(), space.smallest()]
-    genomes = np.unique(space.choices.sample(40 * n, rng), axis=0)
-    drawn = [arch for arch in map(space.choices.decode, genomes) if arch not in extremes]
-    drawn.sort(key=lambda arch: sum(o.op.macs for _, o in space.workload(arch)))
-    picked = [drawn[i] for i in np.linspace(0, len(drawn) - 1, n - 2).astype(int)]
-    return [*extremes, *(picked[i] for i in rng.permutation(n - 2))]
-
-
-def policies(
-    space: SearchSpace,
-    arch: dict[str, Value],
-    precisions: Sequence[str],
-    rng: np.random.Generator,
-) -> list[Candidate]:
-    """An architecture under every uniform policy and as many mixed ones."""
-    joint = CandidateSpace(space, tuple(precisions))
-    uniform = [joint.uniform(arch, p) for p in precisions]
-    mixed = [
-        Candidate(arch, {group: str(rng.choice(precisions)) for group in uniform[0].policy})
-        for _ in precisions
-        if len(precisions) > 1
-    ]
-    return uniform + mixed
-
-
-# --- the networks as jobs -----------------------------------------------------------------------
-
-
-class _Networks:
-    """Makes the jobs of networks, until time is up."""
-
-    def __init__(
-        self, runtime: str, threads: int, batch_size: int, precisions: Sequence[str], folder: Path
-    ) -> None:
-        self.runtime = runtime
-        self.threads = threads
-        self.batch_size = batch_size
-        self.precisions = precisions
-        self.folder = folder
-        self.probes: list[Probe] = []
-        self.jobs: list[Job] = []
-
-    def add(
-        self, space: SearchSpace, arch: dict[str, Value], held_out: bool, rng: np.random.Generator
-    ) -> None:
-        """An architecture under several policies; one export serves them all."""
-        candidates = policies(space, arch, self.precisions, rng)
-        self.probes += [Probe(space, candidate, held_out) for candidate in candidates]
-        if self.runtime == "torch":
-            arguments = {
-                "space": space.name,
-                "preset": space.preset,
-                "architecture": arch,
-                "batch_size": self.batch_size,
-                "threads": self.threads,
-            }
-            self.jobs += [network_job("nas.profiling:eager_call", arguments) for _ in candidates]
-            return
-        from nas.export.onnx import export_onnx, quantize_onnx
-
-        graph = export_onnx(space.build(arch), space.example(arch, self.batch_size))
-        for candidate in candidates:
-            model = quantize_onnx(graph, candidate.policy, space.group_modules(), self.runtime)
-            path = self.folder / f"{len(self.jobs)}.onnx"
-            path.write_bytes(model.SerializeToString())
-            self.jobs.append(model_job(path, self.threads))
-
-
-def eager_call(
-    space: str, preset: str, architecture: dict[str, Value], batch_size: int, threads: int
-) -> Callable[[], object]:
-    """A network in eager PyTorch on a fixed example, as a call to time."""
-    import torch
-
-    from hw_profiles.runtimes.torch import without_gradients
-
-    found = search_spaces.get(space, preset)
-    network = found.build(architecture).eval()
-    example = found.example(architecture, batch_size)
-    if example.is_floating_point():
-        example = torch.randn_like(example)
-    return without_gradients(lambda: network(example), threads)
-
-
-# --- the profile --------------------------------------------------------------------------------
+#: Packages whose versions a profile names, the runtime's own first; PyTorch's unless given.
+PACKAGES = {
+    "onnxruntime": ("onnxruntime", "onnx", "torch"),
+    "openvino": ("openvino", "onnx", "torch"),
+}
 
 
 def _quiet(text: str, share: float) -> None:
@@ -222,7 +78,7 @@ def profile_cpu(
     threads: int = 1,
     batch_size: int = 1,
     spaces: Sequence[str] | None = None,
-    time_limit_s: float = 110.0,
+    time_limit_s: float = TIME_LIMIT_S,
     processes: int = PROCESSES,
     progress: Progress = _quiet,
     seed: int = 0,
@@ -232,7 +88,7 @@ def profile_cpu(
     Args:
         name: of the profile.
         out: file to write it to.
-        runtime: `onnxruntime` or `torch` (eager).
+        runtime: `onnxruntime`, `eager` (PyTorch) or `openvino`.
         threads: that a network may use.
         batch_size: examples per forward pass.
         spaces: `family` or `family:preset`; all registered ones unless given.
@@ -243,22 +99,66 @@ def profile_cpu(
 
     Raises:
         UsageError: if an argument is out of range.
-        NotFoundError: if a runtime or space is unknown.
+        NotFoundError: if a space is unknown.
         MeasureError: if a measuring process fails.
         ProfileError: if the time was too short, or `out` cannot be written.
     """
-    for what, value in (("threads", threads), ("batch_size", batch_size)):
-        if value < 1:
-            raise UsageError(f"{what} cannot be {value}.", "Give 1 or more.")
-    if runtime not in ("onnxruntime", "torch"):
-        raise UsageError(f"a CPU is not profiled in {runtime}.", "Choose onnxruntime or torch.")
+    return profile_device(
+        name,
+        require_harness(THIS_CPU, runtime, threads=threads),
+        out,
+        batch_size=batch_size,
+        spaces=spaces,
+        time_limit_s=time_limit_s,
+        processes=processes,
+        progress=progress,
+        seed=seed,
+    )
+
+
+def profile_device(
+    name: str,
+    harness: Harness,
+    out: Path | None = None,
+    *,
+    batch_size: int = 1,
+    spaces: Sequence[str] | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+    processes: int = PROCESSES,
+    progress: Progress = _quiet,
+    seed: int = 0,
+    process: Process | None = None,
+) -> DeviceProfile:
+    """Measure a device of this machine in a runtime: times, energy where it can be read, state.
+
+    Args:
+        name: of the profile.
+        harness: the device and the runtime.
+        out: file to write it to.
+        batch_size: examples per forward pass.
+        spaces: `family` or `family:preset`; all registered ones unless given.
+        time_limit_s: for everything; a busy machine gets fewer networks.
+        processes: that measure, one after another.
+        progress: told a line and the share done.
+        seed: of what is drawn.
+        process: runs the requests, in real processes unless given.
+
+    Raises:
+        UsageError: if an argument is out of range.
+        NotFoundError: if a space is unknown.
+        MeasureError: if there is no such device, or a measuring process fails.
+        ProfileError: if the time was too short, or `out` cannot be written.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size cannot be {batch_size}.", "Give 1 or more.")
+    device = require_device(harness)
     begin = time.monotonic()
     rng = np.random.default_rng(seed)
-    precisions = [s.name for s in schemes_of(runtime)]
+    precisions = precisions_of(harness)
     asked = chosen_spaces(spaces)
     ops = wanted_ops(asked, precisions, batch_size, rng)
-    with tempfile.TemporaryDirectory() as folder:
-        networks = _Networks(runtime, threads, batch_size, precisions, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, Watch(harness.device) as watch:
+        networks = Networks(harness, batch_size, precisions, Path(folder))
         for space, whole in asked:
             if not whole:
                 continue
@@ -268,48 +168,117 @@ def profile_cpu(
                     break
                 progress(f"networks: {len(networks.jobs)}", spent)
                 networks.add(space, arch, i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1, rng)
-        op_jobs = [op_job(op, runtime, threads) for op in ops]
-        idle = idle_job(runtime, threads)
-        left = MEASURE_SHARE * time_limit_s - (time.monotonic() - begin)
+        op_jobs = [op_job(op, harness) for op in ops]
+        with open_meter(harness.device) as meter:
+            energy_s = ENERGY_SHARE * time_limit_s if meter.available else 0.0
+            power = PowerSource(method=meter.method, why_not=meter.why_not)
+        left = MEASURE_SHARE * time_limit_s - (time.monotonic() - begin) - energy_s
         spent = (time.monotonic() - begin) / time_limit_s
         readings = measure(
-            [idle, *networks.jobs, *op_jobs],
-            runtime,
+            [idle_job(harness), *networks.jobs, *op_jobs],
+            harness,
             processes=processes,
-            threads=threads,
             time_limit_s=left,
             seed=seed,
             progress=lambda text, share: progress(text, spent + (1 - spent) * share),
+            process=process,
         )
-    profile = _assemble(
-        name, runtime, threads, batch_size, precisions, ops, op_jobs, networks, readings
+        energies: dict[int, Energy] = {}
+        if energy_s:
+            jobs = [*networks.jobs, *op_jobs]
+            order = energy_order(len(networks.jobs), len(op_jobs), rng)
+            power, found = measure_energy(
+                [jobs[i] for i in order], harness, time_limit_s=energy_s, process=process
+            )
+            energies = {i: e for i, e in zip(order, found, strict=True) if e is not None}
+    environment = Environment(
+        affinity=affinity(),
+        threads=harness.threads,
+        driver=watch.driver,
+        power_limit_w=watch.power_limit_w,
+        timer=readings.timer,
+        warm_up=WARM_UP_RULE,
+        l2_flushed=harness.flush_l2,
+        states=watch.states(readings.began_s),
     )
+    profile = _assemble(
+        name, device, harness, batch_size, ops, op_jobs, networks, readings, energies, time_limit_s
+    ).model_copy(update={"environment": environment, "power": power})
     progress("done", 1.0)
     if out is not None:
         profile.save(out)
     return profile
 
 
+def precisions_of(harness: Harness) -> list[str]:
+    """What is timed in a runtime, its native type first.
+
+    On a GPU that is the native type alone: the quantized kernels are torchao's, which is no
+    dependency.
+    """
+    quantized = [s.name for s in schemes_of(harness.runtime) if not s.is_native]
+    return [harness.native, *(quantized if harness.kind == "cpu" else [])]
+
+
+def require_device(harness: Harness) -> Device:
+    """The device that a harness measures.
+
+    Raises:
+        MeasureError: if it is not here, or the runtime is not or cannot use it.
+    """
+    if harness.runtime == "openvino" and find_spec("openvino") is None:
+        raise MeasureError(
+            "OpenVINO is not installed.", "Install frontier-nas[openvino], or take onnxruntime."
+        )
+    if harness.kind == "cpu":
+        return this_cpu()
+    with open_gpu(harness.index) as gpu:
+        device = gpu.device()
+    import torch
+
+    if not torch.cuda.is_available():
+        raise MeasureError(
+            f"PyTorch {torch.__version__} cannot use {device.name}.",
+            "Install a CUDA build of PyTorch that this driver runs.",
+        )
+    return device
+
+
+def energy_order(n_networks: int, n_ops: int, rng: np.random.Generator) -> list[int]:
+    """In which order the energy of networks and ops is measured: one of each in turn, drawn."""
+    drawn = rng.permutation(n_networks).tolist(), (n_networks + rng.permutation(n_ops)).tolist()
+    both = itertools.zip_longest(*drawn)
+    return [i for pair in both for i in pair if i is not None]
+
+
 def _assemble(
     name: str,
-    runtime: str,
-    threads: int,
+    device: Device,
+    harness: Harness,
     batch_size: int,
-    precisions: list[str],
     ops: list[Op],
     op_jobs: list[Job],
-    networks: _Networks,
+    networks: Networks,
     readings: Readings,
+    energies: dict[int, Energy],
+    time_limit_s: float,
 ) -> DeviceProfile:
     n = len(networks.jobs)
     if not readings.jobs[0]:
         raise MeasureError(
             "the time was too short to measure anything.", "Allow more with `nas profile --time`."
         )
+    precisions = list(networks.precisions)
     idle_s = statistics.median(r.seconds for r in readings.jobs[0])
-    timed_ops = op_timings(ops, op_jobs, readings.jobs[1 + n :], idle_s)
+    reached = [n + i for i, found in enumerate(readings.jobs[1 + n :]) if found]
+    timed_ops = [
+        timed.model_copy(update={"energy": energies.get(i)})
+        for i, timed in zip(
+            reached, op_timings(ops, op_jobs, readings.jobs[1 + n :], idle_s), strict=True
+        )
+    ]
     timed, drift = [], []
-    for probe, found in zip(networks.probes, readings.jobs[1 : 1 + n], strict=True):
+    for i, (probe, found) in enumerate(zip(networks.probes, readings.jobs[1 : 1 + n], strict=True)):
         if not found:
             continue
         timed.append(
@@ -323,6 +292,7 @@ def _assemble(
                     for o in probe.workload(batch_size, precisions[0])
                 ],
                 timing=timing(found),
+                energy=energies.get(i),
                 held_out=probe.held_out,
             )
         )
@@ -333,20 +303,27 @@ def _assemble(
         drift += [float(np.log(r.seconds / middle)) * differ for r in found]
     within = statistics.median(t.timing.spread_within for t in timed) if timed else 0.0
     between = statistics.median(t.timing.spread_between for t in timed) if timed else 0.0
-    packages = ("onnxruntime", "onnx", "torch") if runtime == "onnxruntime" else ("torch",)
+    packages = PACKAGES.get(harness.runtime, ("torch",))
+    where = f"{harness.threads} thread(s)" if harness.kind == "cpu" else harness.device
     return DeviceProfile(
         name=name,
-        device=this_cpu(),
-        runtime=Runtime(name=runtime, version=version(packages[0]), native="fp32", threads=threads),
+        device=device,
+        runtime=Runtime(
+            name=harness.runtime,
+            version=version(packages[0]),
+            native=harness.native,
+            threads=harness.threads,
+        ),
         precisions=precisions,
         network=fit_network_model(timed_ops, timed, drift),
         ops=timed_ops,
         networks=timed,
-        anchor_drift=[round(a, 4) for a in readings.anchor],
+        anchor=readings.anchor,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={p: version(p) for p in packages},
         notes=[
-            f"{readings.processes} processes, {threads} thread(s), batch size {batch_size}",
+            f"{readings.processes} processes, {where}, batch size {batch_size}, "
+            f"{time_limit_s:.0f} s allowed",
             f"noise of a network: {within:.1%} between repeats in a process, "
             f"{between:.1%} between processes (medians over {len(timed)} networks)",
         ],
@@ -356,24 +333,48 @@ def _assemble(
 def describe_profile(profile: DeviceProfile) -> list[str]:
     """What a measured profile states of itself, line by line."""
     runtime, model = profile.runtime, profile.network
+    where = f"{runtime.threads} thread(s)" if profile.device.kind == "cpu" else runtime.native
     lines = [
-        f"{profile.device.name}, {runtime.name} {runtime.version}, {runtime.threads} thread(s)",
+        f"{profile.device.name}, {runtime.name} {runtime.version}, {where}",
         f"{len(profile.ops)} ops and {len(profile.networks)} networks timed, precisions "
         f"{', '.join(profile.precisions)}",
         *profile.notes,
+        *_conditions(profile),
     ]
-    if profile.anchor_drift:
-        slow = float(np.mean(np.array(profile.anchor_drift) > DISTURBED))
-        lines.append(
-            f"the machine was more than {DISTURBED - 1:.0%} slower than undisturbed in {slow:.0%} "
-            "of the anchor's readings; timings are corrected for it"
-        )
     if model is not None and model.error is not None:
         error = model.error
         lines.append(
             f"error on {error.rows} networks that were not in the fit: mean {error.mape:.1f}%, "
             f"median {error.median_error:.1f}%, Kendall tau {error.kendall_tau:.3f}, upper bound "
             f"holds for {error.coverage:.0%} (stated {model.coverage:.0%})"
+        )
+    return lines
+
+
+def _conditions(profile: DeviceProfile) -> list[str]:
+    """Under what the device was measured: drift, throttling, energy."""
+    lines = []
+    anchor, environment, power = profile.anchor, profile.environment, profile.power
+    if anchor is not None and anchor.relative:
+        slow = float(np.mean(np.array(anchor.relative) > anchor.slow_above))
+        timings = [o.timing for o in profile.ops] + [n.timing for n in profile.networks]
+        unstable = sum(t.unstable for t in timings)
+        lines.append(
+            f"the machine was more than {anchor.slow_above - 1:.0%} slower than undisturbed in "
+            f"{slow:.0%} of the anchor's readings; timings are corrected for it, {anchor.retried} "
+            f"readings were repeated, {unstable} timings stayed unstable"
+        )
+    if environment is not None and environment.states.throttled:
+        told = [set(reasons) for reasons in environment.states.throttled if reasons is not None]
+        reasons = sorted(THROTTLES & set().union(*told))
+        shares = [f"{r} in {np.mean([r in t for t in told]):.0%}" for r in reasons]
+        lines.append(f"throttled: {', '.join(shares) or 'never'} ({len(told)} readings)")
+    if power is not None:
+        energies = [o.energy for o in profile.ops] + [n.energy for n in profile.networks]
+        counted = sum(e is not None for e in energies)
+        idle = "" if power.idle_w is None else f", idle at {power.idle_w:.1f} W"
+        lines.append(
+            f"energy: {power.why_not or f'{power.method}, of {counted} ops and networks{idle}'}"
         )
     return lines
 
@@ -392,15 +393,15 @@ def measure_models(
     Raises:
         MeasureError: if a model cannot be run here, or the time was too short for all of them.
     """
+    harness = require_harness(THIS_CPU, threads=threads)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.onnx" for i in range(len(models))]
         for path, model in zip(paths, models, strict=True):
             path.write_bytes(model.SerializeToString())
         readings = measure(
-            [model_job(path, threads) for path in paths],
-            "onnxruntime",
+            [model_job(path, harness) for path in paths],
+            harness,
             processes=processes,
-            threads=threads,
             time_limit_s=time_limit_s,
             seed=seed,
             progress=progress,

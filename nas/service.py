@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile
 from nas import __version__
 from nas.archive import draw, open_study, read_study, resume_command
@@ -31,7 +32,7 @@ from nas.storage.database import open_database
 from nas.storage.records import ProfileRecord, StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import OBJECTIVES, Study
-from nas.targets import THIS_CPU, can_verify, local_profile
+from nas.targets import can_verify, local_profile
 from nas.training.store import TrainedSupernet
 from nas.trials import run_trials, with_test_quality
 
@@ -332,10 +333,8 @@ def train(
 
 
 def profile(
-    device: str,
+    harness: Harness,
     out: Path | None,
-    runtime: str,
-    threads: int,
     batch_size: int,
     spaces: list[str] | None,
     time_limit_s: float,
@@ -344,22 +343,17 @@ def profile(
     """Measure this machine and write its profile; where, and what to say of it, line by line.
 
     Raises:
-        UsageError: if the device cannot be measured by this program.
-        MeasureError: if the measurements fail.
+        MeasureError: if there is no such device here, or the measurements fail.
         ExportError: if the file cannot be written.
     """
-    from nas.profiling import describe_profile, profile_cpu
+    from nas.profiling import describe_profile, profile_device, require_device
 
-    if device != THIS_CPU:
-        raise UsageError(
-            f"only this machine's cpu can be measured, not {device!r}.", "Use --device cpu."
-        )
-    path = out or local_profile(batch_size)
+    require_device(harness)
+    path = out or local_profile(batch_size, harness=harness)
     _require_writable(path, "--out")
-    made = profile_cpu(
+    made = profile_device(
         path.stem,
-        runtime=runtime,
-        threads=threads,
+        harness,
         batch_size=batch_size,
         spaces=spaces,
         time_limit_s=time_limit_s,

@@ -6,28 +6,82 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hw_profiles import registry
+from hw_profiles.harness import RUNTIMES, Harness
 from hw_profiles.machine import this_cpu
-from hw_profiles.profile import DeviceProfile
-from nas.errors import NotFoundError
+from hw_profiles.profile import DeviceProfile, load_profile
+from nas.errors import NotFoundError, ProfileError, UsageError
+from nas.files import write_atomic
 from nas.paths import cache_dir
+from predictors.latency import latency_predictor
 from search_spaces.space import SearchSpace
 
 THIS_CPU = "cpu"
 
 
-def local_profile(batch_size: int = 1, space: SearchSpace | None = None) -> Path:
-    """Where the profile of this machine's CPU is kept; it may not exist yet.
+def local_profile(
+    batch_size: int = 1, space: SearchSpace | None = None, harness: Harness | None = None
+) -> Path:
+    """Where a profile of this machine is kept; it may not exist yet.
 
     Args:
         batch_size: that it is measured at.
         space: that it is measured for, by a search; the user's own profile has none.
+        harness: another device or runtime than the CPU's in ONNX Runtime.
     """
     parts = [THIS_CPU]
+    if harness is not None and harness.runtime != RUNTIMES["cpu"][0]:
+        parts = [harness.device.replace(":", ""), harness.runtime, harness.native]
     if space is not None:
         parts += [space.name, space.preset]
     if batch_size != 1:
         parts.append(f"b{batch_size}")
     return cache_dir() / "profiles" / f"{'-'.join(parts)}.json"
+
+
+def added_targets() -> dict[str, Path]:
+    """Name -> file of the profiles that the user added."""
+    return {path.stem: path for path in sorted((cache_dir() / "targets").glob("*.json"))}
+
+
+def add_target(path: Path, name: str | None = None, replace: bool = False) -> str:
+    """Keep a copy of a profile file under a name, for `--target NAME` from now on.
+
+    Args:
+        name: default the profile's own.
+        replace: whether one that was added before under that name may go.
+
+    Returns:
+        The name.
+
+    Raises:
+        ProfileError: if the file is no sound profile, or the copy cannot be written.
+        UsageError: if the name is taken, or cannot name a target.
+    """
+    profile = load_profile(path)
+    latency_predictor(profile)  # its numbers must predict something
+    name = name or profile.name
+    if name == THIS_CPU or name in registry.shipped():
+        raise UsageError(
+            f"the target {name!r} is part of the program.", "Choose another with --name."
+        )
+    if name in added_targets() and not replace:
+        raise UsageError(
+            f"a target {name!r} was added before.", "Choose another --name, or give --replace."
+        )
+    try:
+        kept = DeviceProfile.model_validate(profile.model_dump() | {"name": name})
+    except ValueError:
+        raise UsageError(
+            f"{name!r} cannot name a target.", "Use letters, digits, dots, dashes, up to 64."
+        ) from None
+    try:
+        write_atomic(cache_dir() / "targets" / f"{name}.json", kept.to_json().encode())
+    except OSError as error:
+        raise ProfileError(
+            f"cannot keep the profile in {cache_dir()}: {error.strerror}.",
+            "Free some space, or set NAS_CACHE to a folder that can be written.",
+        ) from None
+    return name
 
 
 def is_this_machine(profile: DeviceProfile) -> bool:
@@ -60,7 +114,7 @@ def resolve_target(
         ProfileError: if a profile file is not sound.
     """
     if name != THIS_CPU:
-        return registry.load(name)
+        return registry.load(name, added_targets())
     # What the user measured comes before what a search measured for itself.
     for path in dict.fromkeys([local_profile(batch_size), local_profile(batch_size, space)]):
         if path.exists():

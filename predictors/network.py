@@ -42,6 +42,8 @@ PULL_SHARE, PULL_CALL, PULL_SWITCH = 0.05, 0.02, 0.02
 REWEIGHTINGS = 4
 #: Networks whose processes differ by more than this times the median set no bound.
 STEADY = 1.5
+#: Weight of a network whose timing stayed unstable, in the fit of the sum.
+UNSTABLE_WEIGHT = 0.3
 
 
 class MeasuredOps:
@@ -101,6 +103,27 @@ class MeasuredOps:
         return times
 
 
+def errors_of_ops(timings: Sequence[OpTiming], folds: int = 5) -> dict[tuple[str, str], Array]:
+    """Errors of ops that were left out, predicted from the others of their class.
+
+    Returns:
+        (kind, precision) -> absolute relative errors, one an op; a class of under `folds` ops is
+        left out.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    classes: dict[tuple[str, str], list[OpTiming]] = {}
+    for t in timings:
+        classes.setdefault((t.kind, t.precision), []).append(t)
+    for key, mine in sorted(classes.items()):
+        for fold in range(folds if len(mine) >= folds else 0):
+            known = MeasuredOps([t for i, t in enumerate(mine) if i % folds != fold])
+            asked = mine[fold::folds]
+            predicted = known.predict_ms([t.op for t in asked])
+            true = np.array([t.timing.median_ms for t in asked])
+            found.setdefault(key, []).extend(np.abs(predicted / true - 1).tolist())
+    return {key: np.array(errors) for key, errors in found.items()}
+
+
 def _counts(ops: Sequence[Op]) -> Array:
     return np.array([[1.0, o.macs, o.reads + o.writes, o.weights] for o in ops])
 
@@ -149,8 +172,8 @@ class Calibration:
     shares: Array = field(default_factory=lambda: np.zeros(0))
     calls: Array = field(default_factory=lambda: np.zeros(0))
 
-    def fit(self, features: Array, measured: Array) -> Calibration:
-        """Fit to relative errors of networks (n, 2 classes) measured in ms (n,)."""
+    def fit(self, features: Array, measured: Array, trust: Array | None = None) -> Calibration:
+        """Fit to relative errors of networks (n, 2 classes) measured in ms (n,); weights (n,)."""
         n = features.shape[1] // 2
         times, counts = features[:, :n], features[:, n:]
         typical = float(np.median(times.sum(1) / np.maximum(counts.sum(1), 1)))  # ms a call
@@ -162,7 +185,8 @@ class Calibration:
         prior = np.concatenate([np.zeros(2 + n), np.ones(n)])
         low = np.concatenate([[0.0, -0.5], np.full(n, -0.5), np.full(n, 0.2)])
         high = np.concatenate([[np.inf], np.full(1 + 2 * n, 5.0)])
-        weights = np.ones(len(measured))
+        trust = np.ones(len(measured)) if trust is None else trust
+        weights = np.sqrt(trust)
         for _ in range(REWEIGHTINGS):  # Huber's: a disturbed reading must not bend the rest
             found = lsq_linear(
                 np.vstack([rows * weights[:, None], pull]),
@@ -171,7 +195,7 @@ class Calibration:
             ).x
             errors = np.abs(rows @ found - 1)
             limit = 1.5 * float(np.median(errors)) + 1e-6
-            weights = np.sqrt(np.minimum(1.0, limit / np.maximum(errors, 1e-12)))
+            weights = np.sqrt(trust * np.minimum(1.0, limit / np.maximum(errors, 1e-12)))
         self.constant, self.switch = (found[:2] * typical).tolist()
         self.calls, self.shares = found[2 : n + 2] * typical, found[n + 2 :]
         return self
@@ -247,14 +271,17 @@ def fit_network_model(
     features = _Features(ops)
     x, y = features.of_networks(fitted), _measured(fitted)
     spread = np.array([n.timing.spread_between for n in fitted])
-    steady = spread <= STEADY * np.median(spread)  # the others say more of the machine
+    unstable = np.array([n.timing.unstable for n in fitted])
+    trust = np.where(unstable, UNSTABLE_WEIGHT, 1.0)
+    # the others say more of the machine
+    steady = (spread <= STEADY * np.median(spread)) & (~unstable | unstable.all())
     quantizable = features.ops.quantizable
     scores = _cross_scores(x, y, [_architecture(n) for n in fitted], quantizable)[steady]
     scores = scores[~np.isnan(scores)]
     if len(drift):
         scores = np.add.outer(scores, np.asarray(drift)).ravel()
     ratio = float(np.exp(max(conformal_quantile(scores, coverage_wanted), 0.0)))
-    model = Calibration(quantizable).fit(x, y)
+    model = Calibration(quantizable).fit(x, y, trust)
     error = None
     if kept_out:
         predicted = model.predict(features.of_networks(kept_out))

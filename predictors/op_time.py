@@ -53,7 +53,12 @@ class OpForm(ABC):
 
 FORMS: dict[str, type[OpForm]] = {}
 # Modules that register forms, imported when a profile first asks for one.
-FORM_MODULES: list[str] = ["predictors.roofline_time", "predictors.gemm_time"]
+FORM_MODULES: list[str] = [
+    "predictors.roofline_time",
+    "predictors.gemm_time",
+    "predictors.attention_time",
+    "predictors.unseen_gemm",
+]
 _Form = TypeVar("_Form", bound=type[OpForm])
 
 

@@ -6,11 +6,9 @@ kernel takes, which is most of the time of a small network.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from scipy.optimize import nnls
-from sklearn.base import BaseEstimator, RegressorMixin
 
 from predictors.op_time import Array, OpForm, Params, number, register_form
 
@@ -153,105 +151,3 @@ class ConvRoofline(_DerivedForm):
     def _narrow(X: Array) -> Array:
         few = np.minimum(X[:, 1], X[:, -5]) / X[:, -1] < MATRIX_CHANNELS
         return np.asarray(few & (X[:, -1] > 1))  # an image's few channels are filled up instead
-
-
-QUERY_TILE, KEY_TILE, HEAD_TILE = 128, 64, 32
-
-
-@register_form("attention_waves")
-class AttentionWaves(BaseEstimator, RegressorMixin, _DerivedForm):  # type: ignore[misc]
-    """Fused attention: a floor, then waves of query tiles over the multiprocessors, then bytes.
-
-    A tile is 128 queries of one head, as in FlashAttention-2 (Dao 2023): 17 queries take the time
-    of 128. Every wave costs something of its own, and its arithmetic over the keys.
-
-    Args:
-        cores: streaming multiprocessors.
-        flops_per_s: peak arithmetic (2 FLOPs per MAC).
-        bandwidth_bytes_per_s: peak memory rate.
-        element_bytes: bytes of one number.
-        floor_ms, wave_ms: time of the smallest call; of one wave beside its arithmetic.
-        flop_factor, byte_factor: times over what the peaks would take. `fit` sets these four.
-        upper: stated upper bound over prediction.
-    """
-
-    names = (
-        "cores",
-        "flops_per_s",
-        "bandwidth_bytes_per_s",
-        "element_bytes",
-        "floor_ms",
-        "wave_ms",
-        "flop_factor",
-        "byte_factor",
-        "upper",
-    )
-
-    def __init__(
-        self,
-        cores: float,
-        flops_per_s: float,
-        bandwidth_bytes_per_s: float,
-        element_bytes: float = 2.0,
-        floor_ms: float = 0.005,
-        wave_ms: float = 0.001,
-        flop_factor: float = 1.5,
-        byte_factor: float = 1.0,
-        upper: float = 2.0,
-    ) -> None:
-        self.cores = cores
-        self.flops_per_s = flops_per_s
-        self.bandwidth_bytes_per_s = bandwidth_bytes_per_s
-        self.element_bytes = element_bytes
-        self.floor_ms = floor_ms
-        self.wave_ms = wave_ms
-        self.flop_factor = flop_factor
-        self.byte_factor = byte_factor
-        self.upper = upper
-
-    def fit(
-        self, X: Array, y: Array, kv_heads: Array | None = None, causal: bool = False
-    ) -> AttentionWaves:
-        """Non-negative robust least squares on relative errors.
-
-        Args:
-            X: shapes (batch, heads, queries, keys, head_dim), (n, 5).
-            y: milliseconds, (n,).
-            kv_heads: key and value heads where queries share them, (n,).
-            causal: whether these calls skipped what lies ahead of a query.
-
-        Attributes:
-            coef_: floor_ms, wave_ms, flop_factor, byte_factor as fitted (any may be 0).
-        """
-        terms = self._terms(X, kv_heads, causal)
-        weights = 1.0 / y
-        for _ in range(8):  # reweighting towards absolute errors: one slow kernel is no rule
-            self.coef_, _ = nnls(terms * weights[:, None], y * weights)
-            residual = np.abs(terms @ self.coef_ / y - 1.0)
-            weights = 1.0 / y / np.sqrt(np.maximum(residual, 0.05))
-        return self
-
-    def predict(self, X: Array, kv_heads: Array | None = None, causal: bool = False) -> Array:
-        factors: Any = getattr(self, "coef_", None)
-        if factors is None:
-            factors = [self.floor_ms, self.wave_ms, self.flop_factor, self.byte_factor]
-        return np.asarray(self._terms(X, kv_heads, causal) @ np.asarray(factors))
-
-    def _terms(self, X: Array, kv_heads: Array | None, causal: bool) -> Array:
-        batch, heads, queries, keys, head_dim = X.T
-        shared = heads if kv_heads is None else kv_heads
-        waves = np.ceil(batch * heads * np.ceil(queries / QUERY_TILE) / self.cores)
-        seen = np.ceil(keys / KEY_TILE) * KEY_TILE
-        if causal:
-            seen = np.minimum(seen, (seen + QUERY_TILE) / 2)
-        width = np.ceil(head_dim / HEAD_TILE) * HEAD_TILE
-        flops = waves * self.cores * QUERY_TILE * seen * width * 4
-        elements = 2 * batch * head_dim * (heads * queries + shared * keys)
-        return np.column_stack(
-            [
-                np.ones(len(X)),
-                waves,
-                1e3 * flops / self.flops_per_s,
-                1e3 * elements * self.element_bytes / self.bandwidth_bytes_per_s,
-            ]
-        )

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pynvml
 import pytest
 
 import cli
@@ -95,13 +96,21 @@ def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
         (("studies", "watch", "nothing"), 4, "no studies"),
         (("studies", "shwo", "nothing"), 2, "'show'"),
         (("spaces", "vti"), 4, "'vit'"),
-        (("targets", "a10"), 4, "'a100'"),
-        (("targets", "cpu"), 4, "nas profile"),
+        (("targets", "show", "a10"), 4, "'a100'"),
+        (("targets", "show", "cpu"), 4, "nas profile"),
+        (("targets", "add", "nothing.json"), 1, "cannot read"),
+        (("targets", "compare", "a100", "a10"), 4, "'a100'"),
+        (("targets", "compare", "a100", "a100", "--space", "vti"), 4, "'vit'"),
         (("predict", "--target", "a100", "--arch", "heads=9"), 4, "Choose one of"),
         (("predict", "--target", "a100", "--arch", "wings=2"), 4, "choice"),
         (("predict", "--target", "a100", "--scheme", "int9"), 4, "'int8'"),
         (("predict", "--target", "a100", "--batch-size", "0"), 2, "at least 1"),
         (("profile", "--device", "tpu"), 2, "cpu"),
+        (("profile", "--device", "cpu", "--runtime", "cudagraph"), 2, "onnxruntime, eager"),
+        (("profile", "--device", "cuda", "--runtime", "torch"), 2, "cudagraph, eager, compile"),
+        (("profile", "--device", "cuda", "--native", "int8"), 2, "bf16, fp16, fp32"),
+        (("profile", "--batch-size", "0"), 2, "1 or more"),
+        (("profile", "--threads", "0"), 2, "1 or more"),
         (("profile", "--out", "/proc/none/cpu.json"), 1, "cannot"),
         (("train", "--data", "digit"), 4, "'digits'"),
         (("serch",), 2, "'search'"),
@@ -231,7 +240,7 @@ def test_lookups(run: Run) -> None:
     assert code == 0
     assert "a100" in out
     assert "not profiled yet" in out
-    code, out, _ = run("targets", "a100")
+    code, out, _ = run("targets", "show", "a100")
     assert "aiconfigurator" in out
     assert "derived" in out
     code, out, _ = run("predict", "--target", "a100", "--arch", "depth=2", "--scheme", "int8")
@@ -254,7 +263,9 @@ def test_doctor_hides_passwords(run: Run) -> None:
         (b"\x80\x04K\x01.", "no whole JSON"),
         (b'{"name": "x"}', "schema_version"),
         (b'{"schema_version": 99}', "newer"),
-        (b'{"schema_version": 2, "name": "x"}', "not a valid device profile"),
+        (b'{"schema_version": 2, "name": "x"}', "older"),
+        (b'{"schema_version": 3, "name": "x"}', "not a valid device profile"),
+        (b'{"schema_version": 3, "name": "\\u001b[2J"}', "control characters"),
         (b"[" * 100_000, "no whole JSON"),
     ],
 )
@@ -263,6 +274,20 @@ def test_hostile_profiles_get_one_line(run: Run, content: bytes, says: str) -> N
     code, _, err = run("search", "--target", "p.json", "--budget", "5ms")
     assert (code, says in err) == (1, True), err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_gpu_that_is_not_here_is_said_before_anything_is_measured(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_driver() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    code, out, err = run("profile", "--device", "cuda", "--out", "gpu.json")
+    assert (code, out) == (1, "")
+    assert "no NVIDIA GPU here" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not Path("gpu.json").exists()
 
 
 # --- in processes of their own ------------------------------------------------------------------

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnxruntime as ort
 
 from hw_profiles.errors import MeasureError
 from hw_profiles.op import Op
-from hw_profiles.runtimes.op_graphs import idle_graph, op_graph
+from hw_profiles.runtimes.op_graphs import TOKENS, idle_graph, op_graph
+from hw_profiles.runtimes.stopwatch import Call
 
-Call = Callable[[], object]
-#: Tokens that a random input is made of.
-TOKENS = 8
 #: Ops of the fixed mix: about a small transformer layer, in each precision.
 MIX = (
     Op("linear", (17, 48, 144)),

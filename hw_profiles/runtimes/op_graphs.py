@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from hw_profiles.errors import MeasureError
 from hw_profiles.op import PRECISIONS, Op
 
+#: Tokens that a random input is made of.
+TOKENS = 8
 OPSET, IR_VERSION = 20, 10
 _MICROSOFT = "com.microsoft"
 #: Random numbers drawn for a weight; a larger one repeats them, to be made faster.

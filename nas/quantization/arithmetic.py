@@ -16,14 +16,14 @@ from torch import Tensor
 
 from hw_profiles.errors import UsageError, nearest
 from nas.quantization.schemes import (
-    GRAPH_BF16,
     GRAPH_INT4,
     GRAPH_INT8,
     GRAPH_INT8_WO,
+    OPENVINO_FP32,
     ORT_FP32,
     ORT_INT4,
     ORT_INT8,
-    TORCH_FP32,
+    TORCH_FLOATS,
     Scheme,
     get_scheme,
 )
@@ -47,7 +47,7 @@ def register_arithmetic(scheme: Scheme) -> Callable[[ArithmeticFactory], Arithme
 
 
 @register_arithmetic(ORT_FP32)
-@register_arithmetic(TORCH_FP32)
+@register_arithmetic(OPENVINO_FP32)
 def _float(batch_size: int) -> Arithmetic:
     return F.linear
 
@@ -127,8 +127,9 @@ def _ort_int4(batch_size: int) -> Arithmetic:
     return linear
 
 
-# --- torchao under CUDA graphs ------------------------------------------------------------------
-# Tensor cores multiply bfloat16 and add in float32: float32 products of rounded values are that.
+# --- PyTorch, and torchao under CUDA graphs -----------------------------------------------------
+# Tensor cores multiply 16-bit numbers and add in float32: float32 products of rounded values are
+# that.
 
 
 def _bf16_matmul(x: Tensor, weight: Tensor) -> Tensor:
@@ -136,13 +137,16 @@ def _bf16_matmul(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x.float(), weight.float()).to(x.dtype)
 
 
-@register_arithmetic(GRAPH_BF16)
-def _graph_bf16(batch_size: int) -> Arithmetic:
+def _torch_float(batch_size: int) -> Arithmetic:
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
         return y.to(x.dtype)
 
     return linear
+
+
+for _scheme in TORCH_FLOATS:
+    register_arithmetic(_scheme)(_torch_float)
 
 
 def symmetric_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,7 +239,7 @@ def simulate(
     """Compute the groups of a policy in the runtime's arithmetic while the context is open.
 
     Args:
-        supernet: in the runtime's native float type (a bfloat16 copy for `cudagraph`).
+        supernet: in the runtime's native float type (a copy of it where that is not float32).
         policy: scheme name for each layer group; groups that it does not name stay native.
         runtime: whose schemes they are.
         batch_size: of the deployment.

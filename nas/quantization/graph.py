@@ -222,5 +222,7 @@ def _graph_counts(found: Counter[str]) -> dict[str, int]:
 COUNTS: dict[str, Callable[[Counter[str]], dict[str, int]]] = {
     "onnxruntime": _ort_counts,
     "cudagraph": _graph_counts,
-    "torch": lambda found: {},
+    "openvino": lambda found: {},
+    "eager": lambda found: {},
+    "compile": lambda found: {},
 }

@@ -64,6 +64,12 @@ def register_scheme(scheme: Scheme) -> Scheme:
     return scheme
 
 
+#: PyTorch runs a network in any float type; which one is native is the profile's to say.
+TORCH_FLOATS = tuple(
+    register_scheme(Scheme(name, runtime))
+    for runtime in ("eager", "compile", "cudagraph")
+    for name in ("bf16", "fp16", "fp32")
+)
 ORT_FP32 = register_scheme(Scheme("fp32", "onnxruntime"))
 # One activation scale for the whole tensor of the deployed batch. Weights keep to 7 bits because
 # kernels for x86 without VNNI add pairs of uint8 x int8 products in saturating 16 bits:
@@ -71,14 +77,13 @@ ORT_FP32 = register_scheme(Scheme("fp32", "onnxruntime"))
 ORT_INT8 = register_scheme(
     Scheme("int8", "onnxruntime", "channel", (-64, 64), 0, "tensor", (0, 255), False)
 )
+OPENVINO_FP32 = register_scheme(Scheme("fp32", "openvino"))
 ORT_INT4 = register_scheme(Scheme("int4_wo", "onnxruntime", "group", (-8, 7), 32))
-GRAPH_BF16 = register_scheme(Scheme("bf16", "cudagraph"))
 GRAPH_INT8 = register_scheme(
     Scheme("int8", "cudagraph", "channel", (-128, 127), 0, "token", (-128, 127))
 )
 GRAPH_INT8_WO = register_scheme(Scheme("int8_wo", "cudagraph", "channel", (-128, 127)))
 GRAPH_INT4 = register_scheme(Scheme("int4_wo", "cudagraph", "group", (0, 15), 32))
-TORCH_FP32 = register_scheme(Scheme("fp32", "torch"))
 
 
 def _all() -> dict[tuple[str, str], Scheme]:
@@ -93,7 +98,7 @@ def runtimes() -> tuple[str, ...]:
 
 
 def schemes_of(runtime: str) -> tuple[Scheme, ...]:
-    """Every scheme of a runtime, its native one first.
+    """Every scheme of a runtime, its native ones first.
 
     Raises:
         NotFoundError: if there is no such runtime.

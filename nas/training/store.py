@@ -55,7 +55,7 @@ class TrainedSupernet:
 def supernet_fingerprint(
     space: SearchSpace, data: Dataset, recipe: Recipe, seed: int, initial: str | None = None
 ) -> str:
-    """Hash of space, preset, choices, input, classes, data, recipe, seed and initial weights.
+    """Hash of space, preset, choices, shapes of weights, data, recipe, seed and initial weights.
 
     A time limit is not in it: it decides how far the same training came.
 
@@ -66,11 +66,14 @@ def supernet_fingerprint(
         seed: of the training.
         initial: digest of the weights that it started from, if not from the seed alone.
     """
+    with torch.device("meta"):  # shapes alone: what a preset fixes shows in them
+        weights = space.supernet().state_dict()
     return hash_of(
         {
             "space": space.name,
             "preset": space.preset,
             "choices": [[choice.name, list(choice.values)] for choice in space.choices.choices],
+            "weights": {name: list(tensor.shape) for name, tensor in weights.items()},
             "input_shape": list(space.input_shape),
             "n_classes": space.n_classes,
             "data": data.fingerprint,

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hw_profiles.errors import MeasureError
 from hw_profiles.op import KINDS, Op
+from hw_profiles.runtimes import eager as in_eager
 from hw_profiles.runtimes import onnxruntime as in_onnxruntime
-from hw_profiles.runtimes import torch as in_torch
 from hw_profiles.runtimes.op_graphs import op_graph
 
 OPS = [
@@ -65,13 +65,28 @@ def test_a_graph_has_the_ops_own_shapes_and_copies_stay_apart(op: Op) -> None:
 
 @pytest.mark.parametrize("op", [op for op in OPS if op.precision == "fp32"], ids=name)
 def test_an_eager_call_has_the_ops_own_counts(op: Op) -> None:
-    call = in_torch.op_call(op.kind, list(op.shape), "fp32")
+    call = in_eager.op_call(op.kind, list(op.shape), "fp32")
     # the counter does not know the fused attention of CPUs
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         outputs = call()
     assert isinstance(outputs, list)
     assert [y.numel() for y in outputs] == [op.writes]
     assert counter.get_total_flops() == 2 * op.macs
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op.precision == "fp32"], ids=name)
+def test_openvino_computes_the_same(op: Op) -> None:
+    pytest.importorskip("openvino")
+    from hw_profiles.runtimes import openvino as in_openvino
+
+    data = op_graph(op, copies=2).SerializeToString()
+    session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+    feeds = in_onnxruntime.random_inputs(session)
+    compiled = in_openvino.compiled(data, 1)
+    found = compiled([feeds[port.any_name] for port in compiled.inputs])
+    for i, expected in enumerate(session.run(None, feeds)):
+        np.testing.assert_allclose(found[i], expected, atol=1e-4)
+    in_openvino.op_call(op.kind, list(op.shape), "fp32")()
 
 
 FUNCTIONS: dict[str, Callable[..., torch.Tensor]] = {
@@ -126,4 +141,4 @@ def test_what_is_not_run_is_refused(op: Op) -> None:
         op_graph(op)
     if op.kind == "linear":
         with pytest.raises(MeasureError):
-            in_torch.op_call(op.kind, list(op.shape), op.precision)
+            in_eager.op_call(op.kind, list(op.shape), op.precision)

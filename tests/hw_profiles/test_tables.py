@@ -60,6 +60,27 @@ def test_products(tmp_path: Path, name: str) -> None:
     ]
 
 
+def test_fp8_products_are_read_on_request(tmp_path: Path) -> None:
+    table = read_table(_write(tmp_path, GEMM + "V,1,b,fp8_block,8,48,32,0.004\n"), fp8=True)
+    assert table.skipped == 0
+    assert [row.op for row in table.rows[2:]] == [
+        Op("linear", (8, 16, 48), "fp8"),
+        Op("linear", (8, 32, 48), "fp8"),
+    ]
+
+
+def test_power_is_read_where_it_was_metered(tmp_path: Path) -> None:
+    for text in (GEMM, CONTEXT, ENCODER):
+        head, *lines = text.splitlines()
+        with_power = "\n".join([f"{head},power,power_limit", *(f"{x},412.5,700.0" for x in lines)])
+        for row in read_table(_write(tmp_path, with_power)).rows:
+            assert (row.power_w, row.power_limit_w) == (412.5, 700.0)
+        for row in read_table(_write(tmp_path, text)).rows:
+            assert row.power_w is row.power_limit_w is None
+    with pytest.raises(ProfileError, match="line 2"):
+        read_table(_write(tmp_path, with_power.replace("412.5", "-1")))
+
+
 def test_context_attention_is_causal_and_shares_keys(tmp_path: Path) -> None:
     table = read_table(_write(tmp_path, CONTEXT))
     assert table.skipped == 2  # a window, a quantized cache

@@ -56,6 +56,7 @@ def test_float_evaluation_is_that_of_the_extracted_network() -> None:
     [
         ("onnxruntime", "fp32", ("int8", "int4_wo")),
         ("cudagraph", "bf16", ("bf16", "int8", "int8_wo", "int4_wo")),
+        ("eager", "fp16", ("fp16",)),
     ],
 )
 def test_quantized_accuracy_is_near_but_not_equal_to_float(

@@ -10,21 +10,14 @@ import pytest
 
 import search_spaces
 from hw_profiles.errors import MeasureError, NotFoundError, UsageError
+from hw_profiles.harness import require_harness
 from hw_profiles.op import Op
 from hw_profiles.profile import load_profile
 from hw_profiles.runtimes.op_graphs import op_graph
 from nas.candidate import CandidateSpace
-from nas.profiling import (
-    Probe,
-    architectures,
-    chosen_spaces,
-    describe_profile,
-    measure_models,
-    ops_of,
-    policies,
-    profile_cpu,
-    wanted_ops,
-)
+from nas.probes import Probe, architectures, chosen_spaces, ops_of, policies, wanted_ops
+from nas.profiling import describe_profile, measure_models, profile_cpu
+from nas.targets import local_profile
 from predictors.latency import latency_predictor
 
 DIGITS = search_spaces.get("vit", "digits")
@@ -65,13 +58,22 @@ def test_networks_span_the_space_under_every_scheme() -> None:
     assert all(len(set(c.policy.values())) > 1 for c in candidates[3:])
 
 
+def test_profiles_of_other_runtimes_have_places_of_their_own() -> None:
+    assert local_profile(harness=require_harness("cpu")) == local_profile()
+    names = [
+        local_profile(b, harness=require_harness(*where)).name
+        for b, where in ((1, ("cuda:1",)), (8, ("cuda", "eager")), (1, ("cpu", "eager")))
+    ]
+    assert names == ["cuda1-cudagraph-bf16.json", "cuda0-eager-bf16-b8.json", "cpu-eager-fp32.json"]
+
+
 def test_a_short_profile_of_eager_pytorch(tmp_path: Path) -> None:
     told: list[float] = []
     path = tmp_path / "mine.json"
     made = profile_cpu(
         "mine",
         path,
-        runtime="torch",
+        runtime="eager",
         spaces=["vit:digits"],
         time_limit_s=14,
         processes=2,

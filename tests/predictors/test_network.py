@@ -20,7 +20,7 @@ from hw_profiles.profile import (
     load_profile,
 )
 from nas.candidate import Candidate, CandidateSpace
-from nas.profiling import Probe, ops_of, policies
+from nas.probes import Probe, ops_of, policies
 from predictors.costs import CostModel
 from predictors.latency import latency_predictor
 from predictors.metrics import coverage, mape

@@ -13,7 +13,6 @@ from hw_profiles import registry
 from hw_profiles.op import KINDS, Op
 from predictors.op_time import OpForm, OpTimes, form_class
 from predictors.roofline_time import (
-    AttentionWaves,
     ConvRoofline,
     GatherTime,
     PoolTime,
@@ -27,7 +26,6 @@ FORMS: list[tuple[str, OpForm, list[float]]] = [
     ("pool_stream", PoolTime(0.002, 1e12, 2.0, 1.5), [1, 64, 14, 14, 2, 2]),
     ("conv_roofline", CONV, [1, 3, 224, 224, 64, 16, 16, 0, 1]),
     ("conv_roofline", CONV, [1, 512, 3200, 512, 3, 2, 0, 1]),
-    ("attention_waves", AttentionWaves(108, 3e14, 2e12), [2, 4, 197, 197, 64]),
 ]
 
 
@@ -100,31 +98,3 @@ def test_the_a100_has_a_time_for_every_kind() -> None:
     ops = [op.at("bf16") for op in CONVOLUTIONS]
     assert (times.predict_ms(ops) > 0.002).all()
     assert (times.upper_ratio(ops) >= 1.5).all()
-
-
-def test_attention_waves_are_recovered_from_disturbed_timings() -> None:
-    rng = np.random.default_rng(0)
-    shapes = np.column_stack(
-        [
-            rng.choice([1, 2, 8, 64], 800),
-            rng.choice([1, 4, 12, 32], 800),
-            *[rng.choice([16, 64, 197, 1024, 4096], 800)] * 2,
-            rng.choice([64, 80, 128], 800),
-        ]
-    ).astype(np.float64)
-    truth = AttentionWaves(108, 3e14, 2e12, 2.0, 0.006, 0.001, 1.6, 1.2)
-    times = truth.predict(shapes) * np.exp(rng.normal(0, 0.02, 800))
-    times[::50] *= 5
-    fitted = AttentionWaves(108, 3e14, 2e12).fit(shapes, times)
-    floor, wave, flop, _ = fitted.coef_
-    assert floor == pytest.approx(0.006, rel=0.03)
-    assert wave == pytest.approx(0.001, rel=0.1)
-    assert flop == pytest.approx(1.6, rel=0.05)
-    assert np.median(np.abs(fitted.predict(shapes) / truth.predict(shapes) - 1)) < 0.02
-
-
-def test_causal_attention_takes_half_of_a_long_full_one() -> None:
-    form = AttentionWaves(108, 3e14, 2e12, floor_ms=1e-9, wave_ms=1e-9)
-    shapes = np.array([[8.0, 16, 8192, 8192, 128]])
-    full, causal = form.predict(shapes)[0], form.predict(shapes, causal=True)[0]
-    assert causal / full == pytest.approx(0.5, rel=0.05)

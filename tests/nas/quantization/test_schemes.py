@@ -9,13 +9,14 @@ from hw_profiles.op import PRECISIONS
 from nas.quantization.schemes import Scheme, register_scheme, runtimes, schemes_for, schemes_of
 
 
-def test_each_runtime_lists_its_native_scheme_first() -> None:
-    assert set(runtimes()) >= {"cudagraph", "onnxruntime", "torch"}
+def test_each_runtime_lists_its_native_schemes_first() -> None:
+    assert set(runtimes()) >= {"compile", "cudagraph", "eager", "onnxruntime", "openvino"}
     for runtime in runtimes():
-        first, *others = schemes_of(runtime)
-        assert first.is_native
-        assert not any(s.is_native for s in others)
-        for scheme in (first, *others):
+        schemes = schemes_of(runtime)
+        assert schemes[0].is_native
+        native = [s.is_native for s in schemes]
+        assert native == sorted(native, reverse=True)
+        for scheme in schemes:
             assert scheme.weight_bits == PRECISIONS[scheme.name].weight_bits
             assert scheme.group_size == PRECISIONS[scheme.name].weight_group
 

@@ -21,6 +21,7 @@ from nas.training.checkpoint import read_tensors, write_tensors
 from nas.training.evaluate import quality
 from nas.training.recipes.sandwich import Sandwich
 from nas.training.store import SHIPPED, find_weights, load_supernet, supernet_fingerprint
+from search_spaces import vit
 from search_spaces.space import SearchSpace
 
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
@@ -79,6 +80,16 @@ def test_fingerprint_is_of_everything_that_shaped_it(
         supernet_fingerprint(space, data, tiny, 0, initial="a" * 64),
     }
     assert len(fingerprints) == 6
+
+
+def test_fingerprint_is_of_what_a_preset_fixes(
+    tiny: Sandwich, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head width is no choice, and shapes none; two presets that differ in it are two."""
+    before = supernet_fingerprint(search_spaces.get("vit"), data, tiny, 0)
+    wider = replace(vit.PRESETS["digits"], head_width=32)
+    monkeypatch.setitem(vit.PRESETS, "digits", wider)
+    assert supernet_fingerprint(search_spaces.get("vit"), data, tiny, 0) != before
 
 
 @pytest.fixture

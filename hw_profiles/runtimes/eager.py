@@ -1,0 +1,44 @@
+"""PyTorch eager on this CPU, in float32."""
+
+from __future__ import annotations
+
+import torch
+
+from hw_profiles.op import Op
+from hw_profiles.runtimes.stopwatch import Call
+from hw_profiles.runtimes.torch_ops import Tensors, one_after_another, without_gradients
+
+MIX = (
+    Op("linear", (17, 48, 144)),
+    Op("attention", (1, 3, 17, 17, 16)),
+    Op("layer_norm", (17, 48)),
+    Op("gelu", (17, 192)),
+    Op("linear", (17, 192, 48)),
+    Op("add", (17, 48)),
+)
+
+
+def prepared(call: Call, threads: int = 1) -> Call:
+    """A call as it is timed: as inference runs it, on so many threads."""
+    torch.set_num_threads(threads)
+    return without_gradients(call)
+
+
+def op_call(kind: str, shape: list[int], precision: str, copies: int = 1, threads: int = 1) -> Call:
+    """So many calls of an op, one after another.
+
+    Raises:
+        MeasureError: if the precision is not fp32, the only one that is run on a CPU.
+    """
+    ops = [Op(kind, tuple(shape), precision)] * copies
+    return prepared(one_after_another(ops, Tensors()), threads)
+
+
+def mix_call(threads: int = 1) -> Call:
+    """A fixed mix of small ops, one after another."""
+    return prepared(one_after_another(list(MIX), Tensors()), threads)
+
+
+def idle_call(threads: int = 1) -> Call:
+    """A call that computes nothing."""
+    return prepared(lambda: None, threads)

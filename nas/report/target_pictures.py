@@ -1,0 +1,175 @@
+"""Device profiles as pictures: how good one is, and how two compare. By Matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hw_profiles.profile import DeviceProfile
+from nas.comparison import Compared
+from nas.errors import ExportError
+from predictors.latency import latency_predictor
+from predictors.network import errors_of_ops
+
+_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9822b", "#8a93a0"
+_COLORS = (_BLUE, _ORANGE, "#3a8a4d", "#8a4fa8", "#a03030", _GREY)
+
+
+def save_profile(profile: DeviceProfile, path: Path) -> None:
+    """Draw what a profile knows of its own errors.
+
+    Whole networks, predicted against measured with bounds; errors by kind of op; the anchor's
+    readings over the session. A panel without figures says why it is empty.
+
+    Raises:
+        ExportError: if the file cannot be written.
+        ProfileError: if the profile's numbers are broken.
+    """
+    figure, (networks, ops, drift) = _figure(3)
+    _draw_networks(profile, networks)
+    _draw_ops(profile, ops)
+    _draw_drift(profile, drift)
+    runtime = f"{profile.runtime.name} {profile.runtime.version}".strip()
+    figure.suptitle(f"{profile.name}: {profile.device.name}, {runtime}", fontsize=11)
+    _save(figure, path)
+
+
+def save_comparison(compared: Compared, path: Path) -> None:
+    """Draw the same networks on two targets, with their upper bounds.
+
+    Raises:
+        ExportError: if the file cannot be written.
+    """
+    figure, (axes,) = _figure(1)
+    for color, space in zip(_COLORS * len(compared.spaces), compared.spaces, strict=False):
+        (x, x_upper), (y, y_upper) = space.first.T, space.second.T
+        axes.errorbar(
+            x, y, xerr=[np.zeros_like(x), x_upper - x], yerr=[np.zeros_like(y), y_upper - y],
+            fmt="o", markersize=4, color=color, alpha=0.7, elinewidth=0.6, label=space.space,
+        )  # fmt: skip
+    _equal_line(axes)
+    axes.set_xlabel(f"latency on {compared.names[0]} (ms), line to its upper bound")
+    axes.set_ylabel(f"latency on {compared.names[1]} (ms), line to its upper bound")
+    axes.legend(fontsize=8, edgecolor="none")
+    _save(figure, path)
+
+
+def _draw_networks(profile: DeviceProfile, axes: Any) -> None:
+    axes.set_title("whole networks", fontsize=10)
+    if not profile.networks or profile.network is None:
+        _empty(axes, "no whole network was timed")
+        return
+    predictor = latency_predictor(profile)
+    features = [predictor.op_features(n.workload()).sum(axis=0) for n in profile.networks]
+    predicted, upper = predictor.predict(np.array(features))
+    measured = np.array([n.timing.median_ms for n in profile.networks])
+    held_out = np.array([n.held_out for n in profile.networks])
+    beyond = 100 * (measured / predicted - 1)
+    for mask, color, label in (
+        (~held_out, _GREY, "in the fit"),
+        (held_out, _BLUE, "kept out of it"),
+    ):
+        axes.plot(measured[mask], beyond[mask], "o", markersize=4, color=color, label=label)
+    order = np.argsort(measured)
+    axes.plot(
+        measured[order], 100 * (upper / predicted - 1)[order], color=_ORANGE, linewidth=1.2,
+        label=f"{profile.network.coverage:.0%} upper bound",
+    )  # fmt: skip
+    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.set_xscale("log")
+    _plain_log(axes.xaxis)
+    axes.set_xlabel("measured (ms)")
+    axes.set_ylabel("measured above the prediction (%)")
+    axes.legend(fontsize=8, edgecolor="none")
+
+
+def _draw_ops(profile: DeviceProfile, axes: Any) -> None:
+    axes.set_title("error by kind of op, on timings kept out of a fit", fontsize=10)
+    if profile.ops:
+        errors = errors_of_ops(profile.ops)
+        labels = [f"{kind} {precision}" for kind, precision in errors]
+        boxes = [100 * e for e in errors.values()]
+        axes.boxplot(
+            boxes, orientation="horizontal", tick_labels=labels, showfliers=False,
+            medianprops={"color": _BLUE},
+        )  # fmt: skip
+        axes.set_xlabel("error (%), quartiles of ops of that kind")
+    else:
+        known = [m for m in profile.op_models if m.error is not None]
+        if not known:
+            _empty(axes, "no op was timed on this device")
+            return
+        labels = [f"{m.kind} {m.precision} ({m.provenance})" for m in known]
+        axes.barh(labels, [m.error.mape for m in known if m.error], color=_BLUE)
+        axes.set_xlabel("mean absolute error (%)")
+    axes.tick_params(axis="y", labelsize=8)
+    axes.invert_yaxis()
+
+
+def _draw_drift(profile: DeviceProfile, axes: Any) -> None:
+    axes.set_title("speed of the machine while it was measured", fontsize=10)
+    anchor = profile.anchor
+    if anchor is None or not anchor.relative:
+        _empty(axes, "no anchor was read")
+        return
+    slower = 100 * (np.array(anchor.relative) - 1)
+    axes.plot(anchor.times_s, slower, ".", color=_BLUE, markersize=2)
+    axes.axhline(100 * (anchor.slow_above - 1), color=_GREY, linewidth=0.8, linestyle="--")
+    for start in anchor.starts[1:]:
+        axes.axvline(anchor.times_s[start], color=_GREY, linewidth=0.8)
+    axes.set_yscale("symlog", linthresh=5)  # a busy moment takes several times as long
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.axhline(0, color=_GREY, linewidth=0.8)
+    axes.set_xlabel("seconds; a line where the next process begins")
+    axes.set_ylabel("slower than undisturbed (%)")
+
+
+def _figure(panels: int) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * panels + 0.6, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    all_axes = [figure.add_subplot(1, panels, i + 1) for i in range(panels)]
+    for axes in all_axes:
+        axes.grid(alpha=0.25)
+    return figure, all_axes
+
+
+def _equal_line(axes: Any) -> None:
+    """Logarithmic axes and the line on which both are equal."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _plain_log(axes.xaxis)
+    _plain_log(axes.yaxis)
+    low = max(axes.get_xlim()[0], axes.get_ylim()[0])
+    high = min(axes.get_xlim()[1], axes.get_ylim()[1])
+    if low < high:
+        axes.plot([low, high], [low, high], color="#a03030", linewidth=0.8, linestyle="--")
+
+
+def _plain_log(axis: Any) -> None:
+    """Tick labels of a logarithmic axis: plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _empty(axes: Any, why: str) -> None:
+    axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, color=_GREY)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _save(figure: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise ExportError(
+            f"cannot write the picture {path}: {error.strerror}.", "Choose another --out."
+        ) from None

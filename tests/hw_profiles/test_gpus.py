@@ -1,0 +1,92 @@
+"""Sheets of GPUs completed from the table of known ones, and tables matched to their sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hw_profiles.errors import ProfileError
+from hw_profiles.gpus import FLOPS_PER_CYCLE, KNOWN, read_gpu, sheet_of
+
+SHEET = """gpu:
+  mem_bw: 2.039e12
+  bfloat16_tc_flops: 3.12e14 # 312 TFLOPS
+  power: 400
+  sm_version: 80
+"""
+SHEETS = [
+    Path(f"spec_{name}.yaml")
+    for name in ("a100_pcie", "a100_sxm", "h100_sxm", "h200_sxm", "l4", "l40s", "b200", "gb200")
+]
+
+
+def _write(folder: Path, name: str, text: str = SHEET) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_known_gpu_is_completed_from_the_table(tmp_path: Path) -> None:
+    gpu = read_gpu(_write(tmp_path, "spec_a100_sxm.yaml"))
+    assert (gpu.cores, gpu.l2_bytes, gpu.clock_hz) == (108, 40 * 2**20, 1.41e9)
+    assert (gpu.capability, gpu.power_w, gpu.estimated) == (80, 400, False)
+
+
+def test_peaks_of_the_table_agree_with_the_sheet(tmp_path: Path) -> None:
+    gpu = read_gpu(_write(tmp_path, "spec_a100_sxm.yaml"))
+    assert gpu.cores * gpu.clock_hz * FLOPS_PER_CYCLE[80] == pytest.approx(gpu.flops_per_s, 0.01)
+
+
+def test_an_unknown_gpu_is_estimated_from_its_sheet(tmp_path: Path) -> None:
+    gpu = read_gpu(_write(tmp_path, "spec_x900.yaml", SHEET.replace("  power: 400\n", "")))
+    assert gpu.estimated
+    assert gpu.cores == round(3.12e14 / 2048 / 1.8e9)
+    assert gpu.power_w > 0
+
+
+@pytest.mark.parametrize(
+    ("table", "sheet"),
+    [
+        ("a100_gemm.csv.gz", "spec_a100_sxm.yaml"),
+        ("a100_pcie_gemm.csv", "spec_a100_pcie.yaml"),
+        ("h200_sxm_gemm_bf16_fp8.csv.gz", "spec_h200_sxm.yaml"),
+        ("H100-gemm.csv", "spec_h100_sxm.yaml"),
+        ("l40s_gemm_bf16_fp8.csv.gz", "spec_l40s.yaml"),
+        ("gemm_l4.csv", "spec_l4.yaml"),
+        ("gb200_gemm.csv", "spec_gb200.yaml"),
+        ("b200_sxm_gemm.csv", "spec_b200.yaml"),
+    ],
+)
+def test_a_table_finds_its_sheet(table: str, sheet: str) -> None:
+    assert sheet_of(Path("data") / table, SHEETS).name == sheet
+
+
+@pytest.mark.parametrize("names", ["h100_sxm l4", "a100_40g a100_80g"])
+def test_a_table_without_one_clear_sheet_is_refused(names: str) -> None:
+    sheets = [Path(f"spec_{name}.yaml") for name in names.split()]
+    with pytest.raises(ProfileError, match="TABLE=SHEET"):
+        sheet_of(Path("a100_gemm.csv"), sheets)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "gpu:\n  mem_bw: 1\n",
+        SHEET.replace("3.12e14", "-1"),
+        SHEET.replace("2.039e12", "nan"),
+        SHEET.replace("power: 400", "power: -400"),
+        SHEET.replace("sm_version: 80", "sm_version: nan"),
+    ],
+)
+def test_a_broken_sheet_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ProfileError):
+        read_gpu(_write(tmp_path, "spec_a100_sxm.yaml", text))
+
+
+def test_every_known_gpu_is_found_by_its_own_key() -> None:
+    for key, known in KNOWN.items():
+        assert sheet_of(Path(f"{key}_gemm.csv"), [Path(f"spec_{k}.yaml") for k in KNOWN]).name == (
+            f"spec_{key}.yaml"
+        ), known.name

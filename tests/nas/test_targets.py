@@ -1,0 +1,157 @@
+"""Targets that a user adds, how two compare, and the pictures of a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import search_spaces
+from hw_profiles import registry
+from hw_profiles.op import Op
+from hw_profiles.profile import (
+    Anchor,
+    Device,
+    DeviceProfile,
+    NetworkTiming,
+    OpTiming,
+    Runtime,
+    Timing,
+)
+from nas import inquiry, targets
+from nas.comparison import compare_targets
+from nas.errors import ExportError, ProfileError, UsageError
+from nas.probes import ops_of
+from nas.report.target_pictures import save_comparison, save_profile
+from predictors.network import errors_of_ops, fit_network_model
+
+SPACE = search_spaces.get("vit")
+A100 = registry.shipped()["a100"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+
+
+def _timing(ms: float) -> Timing:
+    return Timing(median_ms=ms, spread_within=0.01, spread_between=0.01, repeats=9, processes=3)
+
+
+def measured(slowness: float) -> DeviceProfile:
+    """A made-up CPU on which an op takes 1 us and 30 ns a thousand MACs, times the slowness."""
+
+    def ms(op: Op) -> float:
+        return slowness * (1e-3 + 3e-8 * op.macs + 1e-7 * (op.reads + op.writes))
+
+    ops = [
+        OpTiming(kind=o.kind, shape=o.shape, precision="fp32", timing=_timing(ms(o)))
+        for o in ops_of(SPACE, ["fp32"], 1)
+    ]
+    networks = []
+    for i, genome in enumerate(SPACE.choices.sample(24, np.random.default_rng(0))):
+        arch = SPACE.choices.decode(genome)
+        workload = [o.op for _, o in SPACE.workload(arch)]
+        networks.append(
+            NetworkTiming(
+                space=SPACE.name,
+                preset=SPACE.preset,
+                candidate=arch,
+                batch_size=1,
+                ops=[(o.kind, o.shape, "fp32") for o in workload],
+                timing=_timing(sum(map(ms, workload)) * (1 + 0.01 * (-1) ** i)),
+                held_out=i % 4 == 3,
+            )
+        )
+    return DeviceProfile(
+        name="made-up",
+        device=Device(name="Made Up", vendor="x", kind="cpu"),
+        runtime=Runtime(name="onnxruntime", native="fp32"),
+        precisions=["fp32"],
+        ops=ops,
+        networks=networks,
+        network=fit_network_model(ops, networks),
+        anchor=Anchor(
+            undisturbed_ms=0.4,
+            slow_above=1.1,
+            times_s=[0.0, 0.1, 5.0],
+            relative=[1.0, 1.01, 3.0],
+            starts=[0, 2],
+        ),
+    )
+
+
+def test_an_added_target_is_used_by_its_name(tmp_path: Path) -> None:
+    assert targets.add_target(A100, "mine") == "mine"
+    found = targets.resolve_target("mine")
+    assert found.name == "mine"
+    assert found.op_models == registry.load("a100").op_models
+    assert [row["target"] for row in inquiry.list_targets()].count("mine") == 1
+    with pytest.raises(UsageError, match="added before"):
+        targets.add_target(A100, "mine")
+    measured(1.0).save(tmp_path / "other.json")
+    assert targets.add_target(tmp_path / "other.json", "mine", replace=True) == "mine"
+    assert targets.resolve_target("mine").device.name == "Made Up"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("a100", "part of"), ("cpu", "part of"), ("../up", "cannot name"), ("x" * 65, "cannot name")],
+)
+def test_names_that_are_taken_or_no_names(name: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        targets.add_target(A100, name)
+    assert targets.added_targets() == {}
+
+
+def test_a_broken_profile_is_not_added(tmp_path: Path) -> None:
+    whole = A100.read_text()
+    (tmp_path / "half.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(ProfileError, match="no whole JSON"):
+        targets.add_target(tmp_path / "half.json", "mine")
+    (tmp_path / "numbers.json").write_text(whole.replace('"gap_ms"', '"gap"'))
+    with pytest.raises(ProfileError, match="broken numbers"):
+        targets.add_target(tmp_path / "numbers.json", "mine")
+    assert targets.added_targets() == {}
+
+
+def test_a_target_twice_as_slow_compares_so(tmp_path: Path) -> None:
+    for name, slowness in (("fast", 1.0), ("slow", 2.0)):
+        measured(slowness).save(tmp_path / f"{name}.json")
+        targets.add_target(tmp_path / f"{name}.json", name)
+    compared = compare_targets("fast", "slow")
+    (row,) = compared.rows()
+    assert row["space"] == "vit:digits"
+    assert row["lowest"] == pytest.approx(2.0, rel=0.01)
+    assert row["highest"] == pytest.approx(2.0, rel=0.01)
+    assert row["same order (Kendall tau)"] == 1.0
+    others = [name for name in search_spaces.names() if name != "vit"]
+    assert [line.split(":")[0] for line in compared.left_out] == others
+    with pytest.raises(ProfileError, match="no time for"):
+        compare_targets("fast", "slow", ["ofa"])
+    save_comparison(compared, tmp_path / "deep" / "both.png")
+    assert (tmp_path / "deep" / "both.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("profile", [measured(1.0), registry.load("a100")], ids=lambda p: p.name)
+def test_a_profile_is_drawn_whether_measured_or_fitted(
+    tmp_path: Path, profile: DeviceProfile
+) -> None:
+    save_profile(profile, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="cannot write"):
+        save_profile(profile, tmp_path / "file" / "p.png")
+
+
+def test_errors_of_ops_are_of_ops_that_were_left_out() -> None:
+    ops = measured(1.0).ops
+    errors = errors_of_ops(ops)
+    n_linear = sum(t.kind == "linear" for t in ops)
+    assert len(errors["linear", "fp32"]) == n_linear
+    assert errors["linear", "fp32"].max() < 0.1  # the made-up device is a line
+    odd = next(t for t in ops if t.kind == "linear")
+    slow = odd.model_copy(update={"timing": _timing(1000 * odd.timing.median_ms)})
+    disturbed = errors_of_ops([slow if t is odd else t for t in ops])
+    assert disturbed["linear", "fp32"].max() > 0.9
