@@ -34,19 +34,19 @@ class _Actor:
 
     Args:
         work: how to evaluate.
-        supernet: its files, name -> content, for machines that have not got it.
+        supernet: reference to its files, name -> content, for machines that have not got it. In
+            a list, so that Ray hands on the reference, which the coordinator keeps alive for
+            actors that are restarted.
     """
 
-    def __init__(self, work: Work, supernet: dict[str, bytes]) -> None:
+    def __init__(self, work: Work, supernet: list[Any]) -> None:
         if work.supernet is not None:
+            import ray
+
             from nas.training.store import receive_supernet
 
-            receive_supernet(work.supernet.name, supernet)
+            receive_supernet(work.supernet.name, ray.get(supernet[0]))
         self.evaluate = work.build()
-
-    def ready(self) -> bool:
-        """Whether the supernet is held."""
-        return True
 
     def run(self, number: int, genome: list[int]) -> list[Any]:
         """An `Outcome` as plain data."""
@@ -84,9 +84,9 @@ class RayCluster(Executor):
                 "Check RAY_ADDRESS, or unset it for a cluster on this machine.",
             ) from None
         files = {} if work.supernet is None else _files(work)
-        supernet = ray.put(files)
+        self._supernet = ray.put(files)
         actor = ray.remote(num_cpus=work.threads, max_restarts=-1)(_Actor)
-        self._idle = deque(actor.remote(work, supernet) for _ in range(workers))
+        self._idle = deque(actor.remote(work, [self._supernet]) for _ in range(workers))
         self._actors = list(self._idle)
         self._waiting: deque[tuple[int, list[int]]] = deque()
         self._running: dict[Any, tuple[Any, int]] = {}

@@ -20,16 +20,18 @@ ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that the actors' cache is in."""
+    cache = tmp_path_factory.mktemp("cache")
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     ray.init(
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
+        runtime_env={"env_vars": {"PYTHONPATH": path, "NAS_CACHE": str(cache)}},
     )
-    yield
+    yield cache
     ray.shutdown()
 
 
@@ -52,15 +54,19 @@ def _outcomes(work: Work, genes: dict[int, list[int]], workers: int = 2) -> dict
     return found
 
 
-@pytest.mark.usefixtures("cluster")
-def test_actors_evaluate_fail_and_are_restarted(tmp_path: Path) -> None:
+def test_actors_evaluate_fail_and_are_restarted(cluster: Path, tmp_path: Path) -> None:
+    supernet = tmp_path / "f-d"
+    supernet.mkdir()
+    (supernet / "config.json").write_text("{}")
+    (supernet / "model.safetensors").write_bytes(b"w" * 1_000_000)
     genes = {0: [1, 2], 1: [FAIL, 0], 2: [EXHAUST, 0], 3: [KILL, 1], 4: [3, 4], 5: [2, 2]}
-    work = Work("toy_work:summing", {"folder": str(tmp_path)})
+    work = Work("toy_work:summing", {"folder": str(tmp_path)}, supernet=supernet)
     found = _outcomes(work, genes)
     sums = {n: o.values["sum"] for n, o in found.items() if o.values}
     assert sums == {0: 3.0, 3: KILL + 1.0, 4: 7.0, 5: 4.0}
     assert found[1].reason == "no number"
     assert found[2].reason.startswith("out of memory")
+    assert (cluster / "supernets" / "f-d" / "model.safetensors").stat().st_size == 1_000_000
 
 
 @pytest.mark.usefixtures("cluster")
