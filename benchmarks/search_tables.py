@@ -1,197 +1,169 @@
-"""Share of the exact front's hypervolume that each sampler reaches on a table of networks.
+"""Share of the hypervolume that each sampler reaches on problems whose answers are known.
 
     python benchmarks/search_tables.py --table nasbench_macro.csv --arch arch \\
         --objective mean_acc:max --objective flops:min --cost-known flops \\
         --reference mean_acc=80 --reference flops=1.05*max \\
         --evaluations 50,100,250 --seeds 10 --samplers guided,nsga2,random
+    python benchmarks/search_tables.py --gpt2 small.npz --scale small \\
+        --evaluations 50,100,250,2000 --limit guided=250 --samplers guided,nsga2
 
-The table is a CSV file with one row a network. The column named by `--arch` holds a string with
-one character a gene. Prints one JSON object: sampler -> evaluations -> median share over the
-seeds; with `--quartiles`, [lower quartile, median, upper quartile].
+A table is a CSV file with one row a network; the column named by `--arch` holds a string with one
+character a gene. The share is that of the whole table's hypervolume. `--gpt2` takes a perplexity
+surrogate of GPT-2 subnets (see gpt2_surrogate.py); there the share is that of the best known
+hypervolume: all trials of all the searches of the run and an NSGA-II of 60,000 evaluations of the
+surrogate, together.
+
+Prints one JSON object: sampler -> evaluations -> median share over the seeds; with `--quartiles`,
+[lower quartile, median, upper quartile]. `--limit` leaves out what is beyond a sampler's own
+number of evaluations. `--picture` draws the shares against evaluations as a PNG.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nas.engine.loop import Evaluated, run_search
-from nas.engine.pareto import hypervolume
-from nas.engine.problem import Objective, Problem
+from gpt2_surrogate import SCALES, read_gpt2
+from known_problems import Floats, Known, read_table
 from nas.engine.samplers import require_sampler
 from nas.errors import NasError, UsageError
-from search_spaces.choices import Choice, ChoiceSet, Genomes
 
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A search problem whose every answer is known.
-
-    Attributes:
-        problem: the search problem; a genome outside the table is over budget.
-        values: name -> values of every network, (networks,).
-        reference: worst values that count, in the order of the objectives.
-        lookup: genomes (n, genes) -> rows of the table, -1 where there is none.
-    """
-
-    problem: Problem
-    values: dict[str, Floats]
-    reference: list[float]
-    lookup: Callable[[Genomes], NDArray[np.int64]]
-
-    def share(self, trials: list[Evaluated]) -> float:
-        """Hypervolume of the trials over that of the whole table."""
-        objectives = self.problem.objectives
-        maximise = [o.maximise for o in objectives]
-        every = np.stack([self.values[o.name] for o in objectives], axis=1)
-        found = np.array([[t.values[o.name] for o in objectives] for t in trials if t.feasible])
-        return hypervolume(found, maximise, self.reference) / hypervolume(
-            every, maximise, self.reference
-        )
+POINTS_DRAWN = 60
+"""Numbers of evaluations at which a picture has a point, at most."""
 
 
-def _column(rows: list[dict[str, str]], name: str) -> list[str]:
-    if name not in rows[0]:
-        raise UsageError(f"the table has no column {name!r}.", f"It has {', '.join(rows[0])}.")
-    return [row[name] for row in rows]
+def arguments() -> argparse.ArgumentParser:
+    """The script's own."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    problem = parser.add_mutually_exclusive_group(required=True)
+    problem.add_argument("--table", type=Path, metavar="CSV")
+    problem.add_argument("--gpt2", type=Path, metavar="NPZ")
+    parser.add_argument("--scale", choices=tuple(SCALES), default="small", help="of --gpt2")
+    parser.add_argument("--arch", default="arch")
+    parser.add_argument("--objective", action="append", default=[], metavar="NAME:max")
+    parser.add_argument("--reference", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--cost-known", action="append", default=[], metavar="NAME")
+    parser.add_argument("--evaluations", default="50,100,250")
+    parser.add_argument("--limit", action="append", default=[], metavar="SAMPLER=EVALUATIONS")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--samplers", default="guided,nsga2,random")
+    parser.add_argument("--quartiles", action="store_true")
+    parser.add_argument("--picture", type=Path, metavar="PNG")
+    return parser
 
 
-def _reference(text: str, values: Floats) -> float:
-    """A number, or a multiple of the column's extreme such as `1.05*max`."""
-    factor, star, extreme = text.partition("*")
-    if star and extreme not in ("max", "min"):
-        raise UsageError(f"{text!r} is no reference.", "Write a number, or 1.05*max.")
-    scale = 1.0 if not star else float(values.max() if extreme == "max" else values.min())
-    return float(factor) * scale
-
-
-def _packed(genomes: Genomes) -> NDArray[np.bytes_]:
-    """Each genome as one byte string, which sorts, (n,)."""
-    letters = np.ascontiguousarray(genomes + 1, dtype=np.uint8)
-    return letters.view(f"S{genomes.shape[1]}").reshape(len(genomes))
-
-
-def read_table(
-    path: Path, arch: str, objectives: list[str], references: list[str], known: list[str]
-) -> Table:
-    """A table as a search problem.
+def plan(given: argparse.Namespace) -> dict[str, list[int]]:
+    """Sampler -> the numbers of evaluations to report, ascending.
 
     Raises:
-        UsageError: if a column, an objective or a reference is missing or makes no sense.
+        UsageError: if a sampler is unknown or a number is none.
     """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise UsageError("the table is empty.")
-    codes = _column(rows, arch)
-    if len({len(code) for code in codes}) != 1 or not codes[0]:
-        raise UsageError(f"column {arch!r} holds strings of several lengths.")
-    letters = [sorted({code[g] for code in codes}) for g in range(len(codes[0]))]
-    choices = ChoiceSet(
-        tuple(
-            Choice(f"gene{g:02d}", tuple(values), ordinal=False) for g, values in enumerate(letters)
-        )
-    )
-    genomes = np.array([[letters[g].index(c) for g, c in enumerate(code)] for code in codes])
-    packed = _packed(genomes)
-    order = np.argsort(packed, kind="stable")
-    if len(np.unique(packed)) != len(genomes):
-        raise UsageError("the table names a network twice.", f"Look at its column {arch!r}.")
-
-    def lookup(queried: Genomes) -> NDArray[np.int64]:
-        wanted = _packed(queried)
-        place = np.minimum(np.searchsorted(packed, wanted, sorter=order), len(order) - 1)
-        found: NDArray[np.int64] = np.where(packed[order[place]] == wanted, order[place], -1)
-        return found
-
-    directions = dict(text.split(":", 1) for text in objectives)
-    if set(directions.values()) - {"max", "min"}:
-        raise UsageError("an objective is NAME:max or NAME:min.")
-    values = {name: np.array(_column(rows, name), dtype=np.float64) for name in directions}
-    stated = dict(text.split("=", 1) for text in references)
-    if set(stated) != set(directions) or set(known) - set(directions):
-        raise UsageError("references and known costs must be those of the objectives.")
-    reference = {name: _reference(stated[name], values[name]) for name in directions}
-    costs = np.stack([values[name] for name in known], axis=1) if known else None
-    problem = Problem(
-        choices,
-        tuple(Objective(n, d == "max", n in known) for n, d in directions.items()),
-        costs=lambda g: {name: values[name][lookup(g)] for name in known},
-        violation=lambda g: np.where(lookup(g) < 0, 1.0, 0.0),
-        features=lambda g: np.empty((len(g), 0)) if costs is None else np.log(costs[lookup(g)]),
-        reference=reference,
-        listed=genomes if len(genomes) < choices.cardinality() else None,
-    )
-    return Table(problem, values, list(reference.values()), lookup)
+    samplers = given.samplers.split(",")
+    for sampler in samplers:
+        require_sampler(sampler)
+    try:
+        evaluations = sorted({int(n) for n in given.evaluations.split(",")})
+        limits = {name: int(n) for name, n in (text.split("=") for text in given.limit)}
+    except ValueError:
+        raise UsageError(
+            "evaluations are whole numbers.", "Write --evaluations 50,100 --limit guided=250."
+        ) from None
+    if set(limits) - set(samplers):
+        raise UsageError("a limit is of a sampler that is not among --samplers.")
+    if evaluations[0] < 1 or given.seeds < 1:
+        raise UsageError("evaluations and seeds are 1 or more.")
+    found = {s: [n for n in evaluations if n <= limits.get(s, n)] for s in samplers}
+    if not all(found.values()):
+        raise UsageError("a limit is below the first number of evaluations.")
+    return found
 
 
-def shares(table: Table, sampler: str, evaluations: list[int], seed: int) -> list[float]:
-    """Share of the hypervolume after each number of evaluations, one seed."""
-    costly = [o.name for o in table.problem.costly]
+def read_problem(given: argparse.Namespace) -> Known:
+    """The problem that the arguments name.
 
-    def evaluate(genome: NDArray[np.int64], number: int) -> dict[str, float]:
-        row = table.lookup(genome[None, :])[0]
-        return {name: float(table.values[name][row]) for name in costly}
+    Raises:
+        UsageError: if it makes no sense.
+    """
+    if given.gpt2 is not None:
+        if given.objective or given.reference or given.cost_known:
+            raise UsageError("--gpt2 has its own objectives and reference.", "Leave them out.")
+        return read_gpt2(given.gpt2, given.scale)
+    if not given.objective:
+        raise UsageError("a table needs objectives.", "Write --objective NAME:max.")
+    return read_table(given.table, given.arch, given.objective, given.reference, given.cost_known)
 
-    trials = run_search(
-        table.problem,
-        sampler,
-        trials=max(evaluations),
-        seed=seed,
-        history=(),
-        evaluate=evaluate,
-        record=lambda trial: None,
-    )
-    return [table.share(trials[:n]) for n in evaluations]
+
+def run_all(known: Known, samplers: dict[str, list[int]], seeds: int) -> dict[str, list[Floats]]:
+    """Objectives of the trials of each seed's search, (n, objectives) each."""
+    points: dict[str, list[Floats]] = {}
+    for sampler, evaluations in samplers.items():
+        begun = time.perf_counter()
+        points[sampler] = [known.search(sampler, evaluations[-1], seed) for seed in range(seeds)]
+        seconds = (time.perf_counter() - begun) / seeds
+        print(f"{sampler}: {seconds:.1f} s a seed", file=sys.stderr)
+    return points
+
+
+def shares(known: Known, whole: float, points: list[Floats], evaluations: list[int]) -> Floats:
+    """Share of the hypervolume `whole` after each number of evaluations, (seeds, numbers)."""
+    return np.array([[known.volume(p[:n]) / whole for n in evaluations] for p in points])
+
+
+def draw(path: Path, curves: dict[str, tuple[list[int], Floats]]) -> None:
+    """Medians and quartiles against evaluations: sampler -> numbers, shares (seeds, numbers)."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for sampler, (evaluations, share) in curves.items():
+        low, median, high = np.quantile(share, [0.25, 0.5, 0.75], axis=0)
+        (line,) = axes.plot(evaluations, median, label=sampler)
+        axes.fill_between(evaluations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    lowest = min(np.median(share, axis=0)[len(n) // 6] for n, share in curves.values())
+    axes.set(xscale="log", xlabel="evaluations", ylabel="share of the hypervolume")
+    axes.set_ylim(lowest - 0.02, 1.005)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def main() -> int:
     """Run as a script."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--table", type=Path, required=True)
-    parser.add_argument("--arch", default="arch")
-    parser.add_argument("--objective", action="append", required=True, metavar="NAME:max")
-    parser.add_argument("--reference", action="append", required=True, metavar="NAME=VALUE")
-    parser.add_argument("--cost-known", action="append", default=[], metavar="NAME")
-    parser.add_argument("--evaluations", default="50,100,250")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--samplers", default="guided,nsga2,random")
-    parser.add_argument("--quartiles", action="store_true")
-    given = parser.parse_args()
+    given = arguments().parse_args()
     try:
-        table = read_table(
-            given.table, given.arch, given.objective, given.reference, given.cost_known
-        )
-        evaluations = [int(n) for n in given.evaluations.split(",")]
-        samplers = given.samplers.split(",")
-        for sampler in samplers:
-            require_sampler(sampler)
+        samplers = plan(given)
+        known = read_problem(given)
     except (NasError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    points = run_all(known, samplers, given.seeds)
+    best = [known.best()]
+    if not known.exact:
+        best += [each for one in points.values() for each in one]
+    whole = known.volume(np.concatenate(best))
     result: dict[str, dict[str, object]] = {}
-    for sampler in samplers:
-        begun = time.perf_counter()
-        each = np.array([shares(table, sampler, evaluations, s) for s in range(given.seeds)])
-        seconds = (time.perf_counter() - begun) / given.seeds
-        print(f"{sampler}: {seconds:.1f} s a seed", file=sys.stderr)
+    for sampler, evaluations in samplers.items():
+        each = shares(known, whole, points[sampler], evaluations)
         result[sampler] = {
             str(n): [round(float(q), 5) for q in np.quantile(each[:, i], [0.25, 0.5, 0.75])]
             if given.quartiles
             else round(float(np.median(each[:, i])), 5)
             for i, n in enumerate(evaluations)
         }
+    if given.picture is not None:
+        curves = {}
+        for sampler, evaluations in samplers.items():
+            at = np.unique(np.geomspace(5, evaluations[-1], POINTS_DRAWN).astype(int)).tolist()
+            curves[sampler] = at, shares(known, whole, points[sampler], at)
+        draw(given.picture, curves)
     print(json.dumps(result))
     return 0
 

@@ -13,6 +13,9 @@ from hw_profiles.errors import UsageError
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+CELLS = 1_000_000
+"""Candidates times boxes that are held at once."""
+
 
 def minimised(values: Floats, maximise: Sequence[bool]) -> Floats:
     """Values (n, k) with the sign turned where larger is better.
@@ -81,22 +84,61 @@ def _volume(points: Floats, worst: Floats) -> float:
 def gains(front: Floats, candidates: Floats, worst: Floats) -> Floats:
     """Hypervolume that each candidate alone would add, all objectives minimised.
 
-    Shapes: front (m, k), candidates (n, k), worst (k,) -> (n,). For two objectives this is array
-    work; for more, one hypervolume a candidate that the front does not dominate.
+    Shapes: front (m, k), candidates (n, k), worst (k,) -> (n,). Array work over the boxes that
+    the front leaves free: m + 1 of them for two objectives, 2 m + 1 for three.
     """
+    low, high = free_boxes(front, worst)
+    found = np.zeros(len(candidates))
+    step = max(CELLS // len(low), 1)
+    for start in range(0, len(candidates), step):
+        part = candidates[start : start + step]
+        volume = np.ones((len(part), len(low)))
+        for j in range(len(worst)):
+            side = high[None, :, j] - np.maximum(low[None, :, j], part[:, j, None])
+            volume *= np.maximum(side, 0.0)
+        found[start : start + step] = volume.sum(axis=1)
+    return found
+
+
+def free_boxes(front: Floats, worst: Floats) -> tuple[Floats, Floats]:
+    """Disjoint boxes that cover what is better than `worst` and not dominated by the front.
+
+    Lacour, Klamroth and Fonseca 2017 (Computers and Operations Research 79), by local upper
+    bounds: points are added one after another, each splits the bounds that it is below.
+
+    Shapes: front (m, k), worst (k,) -> lower corners (b, k), some of them -inf, and upper corners
+    (b, k).
+    """
+    k = len(worst)
     inside = front[(front < worst).all(axis=1)]
-    if len(worst) == 2:
-        order = np.lexsort((inside[:, 1], inside[:, 0]))
-        steps = inside[order]
+    if k == 2:
+        steps = inside[np.lexsort((inside[:, 1], inside[:, 0]))]
         left = np.concatenate([[-np.inf], steps[:, 0]])
         right = np.concatenate([steps[:, 0], [worst[0]]])
         level = np.concatenate([[worst[1]], np.minimum.accumulate(steps[:, 1])])
-        width = np.maximum(right[None, :] - np.maximum(left[None, :], candidates[:, :1]), 0.0)
-        total: Floats = (width * np.maximum(level[None, :] - candidates[:, 1:], 0.0)).sum(axis=1)
-        return total
-    found = np.zeros(len(candidates))
-    base = _volume(inside, worst)
-    for i in np.flatnonzero((candidates < worst).all(axis=1)):
-        if not len(inside) or not (inside <= candidates[i]).all(axis=1).any():
-            found[i] = _volume(np.vstack([inside, candidates[i]]), worst) - base
-    return found
+        full = right > left
+        low = np.column_stack([left[full], np.full(int(full.sum()), -np.inf)])
+        return low, np.column_stack([right[full], level[full]])
+    if len(inside):
+        inside = np.unique(inside[moocore.is_nondominated(inside)], axis=0)
+    bounds = worst[None, :].copy()  # (b, k)
+    # The k points that define each bound: point j has the bound's coordinate j.
+    defining = np.full((1, k, k), -np.inf)
+    defining[0, np.arange(k), np.arange(k)] = worst
+    for point in inside[np.argsort(inside[:, -1], kind="stable")]:
+        above = (point < bounds).all(axis=1)
+        old, old_defining = bounds[above], defining[above]
+        new_bounds, new_defining = [bounds[~above]], [defining[~above]]
+        for j in range(k):
+            others = np.delete(old_defining[:, :, j], j, axis=1).max(axis=1, initial=-np.inf)
+            kept = point[j] >= others
+            split, by = old[kept].copy(), old_defining[kept].copy()
+            split[:, j], by[:, j] = point[j], point
+            new_bounds.append(split)
+            new_defining.append(by)
+        bounds, defining = np.concatenate(new_bounds), np.concatenate(new_defining)
+    low = np.full_like(bounds, -np.inf)
+    for j in range(1, k):
+        low[:, j] = defining[:, :j, j].max(axis=1)
+    full = (bounds > low).all(axis=1)
+    return low[full], bounds[full]

@@ -1,0 +1,90 @@
+"""NAS-Bench-201 as one table for search_tables.py.
+
+    python benchmarks/nb201_table.py --data DIR --out nb201.csv
+
+DIR holds `archs_accuracy_12epoch.csv.gz` (an `arch_str` a cell, accuracies in percent) and
+`latency_ms.csv.gz` (a column a device setting), joined by `arch_idx`. The new column `arch` has one
+character for the operation of each of the six edges; all other columns are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import re
+import sys
+from pathlib import Path
+
+from nas.errors import NasError, UsageError
+
+LETTERS = {
+    "none": "0",
+    "skip_connect": "1",
+    "nor_conv_1x1": "2",
+    "nor_conv_3x3": "3",
+    "avg_pool_3x3": "4",
+}
+_EDGE = re.compile(r"(\w+)~\d")
+
+
+def code(arch: str) -> str:
+    """Six characters, in the order in which the cell's string names its edges.
+
+    Raises:
+        UsageError: if the string is no cell of NAS-Bench-201.
+
+    >>> code("|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|none~0|none~1|none~2|")
+    '421000'
+    """
+    found = "".join(LETTERS.get(name, "?") for name in _EDGE.findall(arch))
+    if len(found) != 6 or "?" in found:
+        raise UsageError(f"{arch!r} is no cell of NAS-Bench-201.")
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with gzip.open(path, "rt", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or "arch_idx" not in rows[0]:
+        raise UsageError(f"{path} has no column 'arch_idx'.")
+    return rows
+
+
+def joined(data: Path) -> list[dict[str, str]]:
+    """One row a cell.
+
+    Raises:
+        UsageError: if a column is missing, or a cell has no latency.
+    """
+    archs = _rows(data / "archs_accuracy_12epoch.csv.gz")
+    latency = {row["arch_idx"]: row for row in _rows(data / "latency_ms.csv.gz")}
+    if "arch_str" not in archs[0]:
+        raise UsageError("the accuracies have no column 'arch_str'.")
+    missing = [row["arch_idx"] for row in archs if row["arch_idx"] not in latency]
+    if missing:
+        raise UsageError(f"cell {missing[0]} has no latency.")
+    return [{"arch": code(row["arch_str"]), **row, **latency[row["arch_idx"]]} for row in archs]
+
+
+def main() -> int:
+    """Run as a script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV")
+    given = parser.parse_args()
+    try:
+        rows = joined(given.data)
+        with given.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    except (NasError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{len(rows)} cells", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
