@@ -104,6 +104,15 @@ def save_png(study: Study, path: Path) -> None:
         loc="lower right" if study.metric.larger_is_better else "upper right",
         fontsize=8, framealpha=0.9, edgecolor="none",
     )  # fmt: skip
+    save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a Matplotlib figure as PNG.
+
+    Raises:
+        ExportError: if the file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)

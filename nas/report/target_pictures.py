@@ -9,7 +9,7 @@ import numpy as np
 
 from hw_profiles.profile import DeviceProfile
 from nas.comparison import Compared
-from nas.errors import ExportError
+from nas.report.picture import save_figure
 from predictors.latency import latency_predictor
 from predictors.network import errors_of_ops
 
@@ -33,7 +33,7 @@ def save_profile(profile: DeviceProfile, path: Path) -> None:
     _draw_drift(profile, drift)
     runtime = f"{profile.runtime.name} {profile.runtime.version}".strip()
     figure.suptitle(f"{profile.name}: {profile.device.name}, {runtime}", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_comparison(compared: Compared, path: Path) -> None:
@@ -53,7 +53,7 @@ def save_comparison(compared: Compared, path: Path) -> None:
     axes.set_xlabel(f"latency on {compared.names[0]} (ms), line to its upper bound")
     axes.set_ylabel(f"latency on {compared.names[1]} (ms), line to its upper bound")
     axes.legend(fontsize=8, edgecolor="none")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_networks(profile: DeviceProfile, axes: Any) -> None:
@@ -163,13 +163,3 @@ def _empty(axes: Any, why: str) -> None:
     axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, color=_GREY)
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def _save(figure: Any, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write the picture {path}: {error.strerror}.", "Choose another --out."
-        ) from None
