@@ -126,7 +126,7 @@ def free_boxes(front: Floats, worst: Floats) -> tuple[Floats, Floats]:
     defining = np.full((1, k, k), -np.inf)
     defining[0, np.arange(k), np.arange(k)] = worst
     for point in inside[np.argsort(inside[:, -1], kind="stable")]:
-        above = (point < bounds).all(axis=1)
+        above = np.asarray((point < bounds).all(axis=1))
         old, old_defining = bounds[above], defining[above]
         new_bounds, new_defining = [bounds[~above]], [defining[~above]]
         for j in range(k):
@@ -140,5 +140,5 @@ def free_boxes(front: Floats, worst: Floats) -> tuple[Floats, Floats]:
     low = np.full_like(bounds, -np.inf)
     for j in range(1, k):
         low[:, j] = defining[:, :j, j].max(axis=1)
-    full = (bounds > low).all(axis=1)
-    return low[full], bounds[full]
+    filled = (bounds > low).all(axis=1)
+    return low[filled], bounds[filled]
