@@ -14,10 +14,10 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from known_problems import Floats, Known
 
 from hw_profiles import registry
 from hw_profiles.op import Op
-from known_problems import Floats, Known
 from nas.engine.candidates import corners
 from nas.engine.inner import search
 from nas.engine.problem import Objective, Problem

@@ -27,9 +27,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from gpt2_surrogate import SCALES, read_gpt2
 from known_problems import Floats, Known, read_table
+
 from nas.engine.samplers import require_sampler
 from nas.errors import NasError, UsageError
 
