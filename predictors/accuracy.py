@@ -1,9 +1,12 @@
 """Accuracy of a candidate from the few that were really evaluated, with its uncertainty.
 
-Gaussian processes over the active genes of the joint genome and a few numeric features: one with
-a length scale a gene, one with a single length scale, and a linear one (ridge regression with its
-posterior). Each is judged by the rank error of its own leave-one-out predictions, which a Gaussian
-process has in closed form (Rasmussen and Williams 2006, eq. 5.12), and weighted by it.
+Gaussian processes over the active genes of the joint genome, their sums over the layers and a few
+numeric features: one with a length scale a gene; one in which the genes of all layers share theirs
+and have a slope in common; and a linear one (ridge regression with its posterior). Each is judged
+by its own leave-one-out predictions, which a Gaussian process has in closed form (Rasmussen and
+Williams 2006, eq. 5.10 to 5.12), and weighted by their rank error and by the log density that they
+give to what was left out: where a few genes decide most of the ranks, ranks alone cannot tell a
+model that knows the others' effects from one that does not.
 """
 
 from __future__ import annotations
@@ -17,26 +20,34 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from hw_profiles.errors import UsageError
-from predictors.gaussian_process import Encoder, Floats, GaussianProcess, Kind
+from predictors.gaussian_process import Floats, GaussianProcess, Kind
+from predictors.genome_encoder import Encoder
 from search_spaces.choices import ChoiceSet
 
-KINDS: tuple[Kind, ...] = ("ard", "isotropic", "linear")
+KINDS: tuple[Kind, ...] = ("ard", "shared", "linear")
 
-# How fast a model's share falls with its rank error: 0.02 worse than the best is e times less.
-SHARE_SCALE = 0.02
-# The ceiling lies this share of (best - median) above the best; no response counts as nearer.
-CEILING_MARGIN = 0.25
-MIN_GAP = 0.05
-# Hyper-parameters are learnt from so many rows at most, spread evenly; all rows are conditioned on.
+# A model's share falls by e for so much more rank error, and for so much less log density of a
+# response, times the root of their number. A model with less than the smallest share has none.
+RANK_SCALE = 0.02
+DENSITY_SCALE = 2.0
+SMALLEST_SHARE = 0.01
+# The ceiling lies one of these shares of (best - median) above the best; the last is so far off
+# that the response is modelled as it is. No response counts as nearer than a fifth of the share.
+MARGINS = (0.25, 1.0, 4.0, 100.0)
+MIN_SHARE = 0.2
+# Hyper-parameters are learnt from so many rows at most, the margin from fewer, spread evenly; all
+# rows are conditioned on.
 MAX_LEARNT = 256
+MAX_MARGIN = 96
 
 
 class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Accuracy (or any costly figure of merit) of genomes, with a standard deviation.
 
-    The response is modelled as -log(ceiling - accuracy), with a ceiling a little above the best
-    seen: gains near the top count for more than the same gain far below, which makes the effects
-    of genes nearly additive. A loss is modelled with its sign turned.
+    The response is modelled as -log(ceiling - accuracy), with a ceiling above the best seen: the
+    nearer it is, the more gains near the top count for beside the same gain far below. How near
+    is chosen by the likelihood of the data; an accuracy that saturates has it near, a perplexity
+    that does not, far off. A loss is modelled with its sign turned.
 
     Args:
         choices: of the joint genome.
@@ -44,6 +55,7 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         kinds: the Gaussian processes to weigh against each other.
 
     Attributes:
+        margin_: how far the ceiling is above the best response, in units of (best - median).
         weights_: share of each kind, (kinds,).
         rank_correlation_: Kendall tau of each kind's leave-one-out predictions, (kinds,).
         noise_std_: noise of an evaluation that the models agree on, in units of the response's
@@ -81,27 +93,43 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             )
         self._encoder = Encoder.of(self.choices, rows)
         sign = 1.0 if self.maximise else -1.0
-        best, middle = (sign * y).max(), np.median(sign * y)
-        self._unit = float(best - middle)
-        self._ceiling = float(best + CEILING_MARGIN * self._unit)
+        self._best = float((sign * y).max())
+        self._unit = float(self._best - np.median(sign * y))
+        columns = self._encoder(rows)
+        self.n_features_in_ = rows.shape[1]
+        few, some = _spread(len(rows), MAX_MARGIN), _spread(len(rows), MAX_LEARNT)
+        losses = [self._loss(margin, columns[few], y[few]) for margin in MARGINS]
+        self.margin_ = MARGINS[int(np.argmin(losses))]
         response = self._warp(y)
         self._mean, self._std = response.mean(), max(response.std(), 1e-12)
-        columns, standard = self._encoder(rows), (response - self._mean) / self._std
-        self.n_features_in_ = rows.shape[1]
-        some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_LEARNT)).astype(np.int64))
+        standard = (response - self._mean) / self._std
         self.models_ = [
-            GaussianProcess(kind, self._encoder.groups())
-            .fit(columns[some], standard[some])
-            .condition(columns, standard)
+            self._model(kind).fit(columns[some], standard[some]).condition(columns, standard)
             for kind in self.kinds
         ]
         self.rank_correlation_ = np.array(
             [_rank_correlation(model.left_out_, standard) for model in self.models_]
         )
-        share = np.exp((self.rank_correlation_ - self.rank_correlation_.max()) / SHARE_SCALE)
+        density = np.array([model.log_density_ for model in self.models_])
+        score = self.rank_correlation_ / RANK_SCALE + density * np.sqrt(len(y)) / DENSITY_SCALE
+        share = np.exp(score - score.max())
+        share[share < SMALLEST_SHARE * share.sum()] = 0.0
         self.weights_ = share / share.sum()
         self.noise_std_ = float(self.weights_ @ [model.noise_std_ for model in self.models_])
         return self
+
+    def _model(self, kind: Kind) -> GaussianProcess:
+        return GaussianProcess(kind, self._encoder.groups(), self._encoder.families())
+
+    def _loss(self, margin: float, columns: Floats, y: NDArray[np.floating]) -> float:
+        """Negative log posterior density of the responses under a margin, by one quick model."""
+        self.margin_ = margin
+        response = self._warp(y)
+        std = max(response.std(), 1e-12)
+        model = self._model("shared").fit(columns, (response - response.mean()) / std)
+        # Of the responses themselves, not of their warped values: the slope of the warp.
+        slope = 0.0 if self._unit <= 0 else response.sum() - len(y) * np.log(self._unit)
+        return model.loss_ - float(slope) + len(y) * float(np.log(std))
 
     def condition(self, X: NDArray[np.generic], y: NDArray[np.floating]) -> Self:
         """Take other observations in place of those fitted, with everything learnt kept.
@@ -111,8 +139,9 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         """
         columns = self._columns(X)
         standard = (self._warp(np.asarray(y, dtype=np.float64)) - self._mean) / self._std
-        for model in self.models_:
-            model.condition(columns, standard)
+        for model, weight in zip(self.models_, self.weights_, strict=True):
+            if weight:
+                model.condition(columns, standard)
         return self
 
     @overload
@@ -132,11 +161,10 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def quantiles(self, X: NDArray[np.generic], z: Floats) -> Floats:
         """The response `z` (k,) standard deviations towards better, (k, n)."""
         columns = self._columns(X)
-        each = [model.predict(columns) for model in self.models_]
-        mean = sum(w * m for w, (m, _) in zip(self.weights_, each, strict=True))
-        variance = sum(
-            w * (s**2 + (m - mean) ** 2) for w, (m, s) in zip(self.weights_, each, strict=True)
-        )
+        kept = np.flatnonzero(self.weights_)
+        each = [(self.weights_[i], *self.models_[i].predict(columns)) for i in kept]
+        mean = sum(w * m for w, m, _ in each)
+        variance = sum(w * (s**2 + (m - mean) ** 2) for w, m, s in each)
         standard = mean[None, :] + z[:, None] * np.sqrt(variance)[None, :]
         return self._unwarp(standard * self._std + self._mean)
 
@@ -166,14 +194,19 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if self._unit <= 0:
             return better
         # An observation above the ceiling, seen after the fit, counts as one just below it.
-        gap = (self._ceiling - better) / self._unit
-        return -np.log(np.maximum(gap, MIN_GAP))
+        gap = (self._best - better) / self._unit + self.margin_
+        return -np.log(np.maximum(gap, MIN_SHARE * self.margin_))
 
     def _unwarp(self, response: Floats) -> Floats:
         better = response
         if self._unit > 0:
-            better = self._ceiling - np.exp(-response) * self._unit
+            better = self._best + (self.margin_ - np.exp(-response)) * self._unit
         return better if self.maximise else -better
+
+
+def _spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most so many of `n` rows, spread evenly."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
 def _rank_correlation(predicted: Floats, truth: Floats) -> float:

@@ -71,6 +71,25 @@ def unique(genomes: Genomes) -> Genomes:
     return genomes[np.sort(first)]
 
 
+def neighbours(choices: ChoiceSet, genomes: Genomes) -> Genomes:
+    """Distinct canonical genomes that differ from one of these in the value of one gene.
+
+    An ordinal gene goes one step up or down, any other takes each of its other values. A gene that
+    becomes active by that is at its first value.
+    """
+    found = [genomes[:0]]
+    active = choices.active(genomes)
+    for gene, choice in enumerate(choices.choices):
+        size, on = len(choice.values), genomes[active[:, gene]]
+        for shift in (-1, 1) if choice.ordinal else range(1, size):
+            value = on[:, gene] + shift
+            moved = on[(value >= 0) & (value < size)] if choice.ordinal else on
+            moved = moved.copy()
+            moved[:, gene] = (moved[:, gene] + shift) % size
+            found.append(moved)
+    return unique(choices.canonical(np.concatenate(found)))
+
+
 class Candidates:
     """Draws of feasible genomes of one problem.
 

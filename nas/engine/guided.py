@@ -4,17 +4,18 @@ The first trials are a design. After that, at the start of every batch, accuracy
 fitted to the trials so far and pymoo searches the joint genome on their optimistic predictions;
 what it visits is the batch's pool. Each trial of the batch is the genome of the pool with the
 largest expected hypervolume gain (Emmerich et al. 2006, by quadrature) given every trial told,
-those of the batch included. A share that shrinks takes the largest optimistic gain instead.
+those of the batch included; where the pool is not the whole space, the best of it are improved by
+one-gene steps first. A share that shrinks takes the largest optimistic gain instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.engine.candidates import ENUMERATE, Candidates, identity, unique
+from nas.engine.candidates import ENUMERATE, Candidates, identity, neighbours, unique
 from nas.engine.inner import Scored, search
 from nas.engine.pareto import gains, non_dominated
 from nas.engine.problem import Floats, Problem
@@ -32,6 +33,11 @@ OPTIMISM = 1.0
 EXPLORE_OPTIMISM = 2.5
 EXPLORE_SHARE = 0.25
 """Of the first trial after the design; it falls as one over the number of trials."""
+GENERATIONS = 12
+"""Of pymoo in a batch."""
+CLIMBERS = 8
+CLIMBS = 4
+"""Genomes of largest gain that are improved by steps of one gene, and steps at most."""
 NODES = 7
 REFERENCE_MARGIN = 0.05
 DIGITS = 9
@@ -138,6 +144,7 @@ class Guided(GenomeSampler):
                 np.concatenate([told.genomes[front[-64:]], self.candidates.feasible(32, rng)])
             ),
             seed=int(rng.integers(2**31)),
+            generations=GENERATIONS,
         )
 
     def _optimistic(self, models: tuple[AccuracyPredictor, ...], genomes: Genomes) -> Floats:
@@ -193,15 +200,50 @@ class Guided(GenomeSampler):
         nodes = np.array([EXPLORE_OPTIMISM]) if explore else self._nodes
         weights = np.array([1.0]) if explore else self._weights
         gain = np.where(left, self._gain(batch, told, nodes, weights), -1.0)
+        if self.candidates.every_feasible is None:
+            batch, gain = self._climb(batch, gain, told, seen, nodes, weights)
         best = int(np.argmax(_rounded(gain)))
         kind = "explore" if explore else "exploit"
         if gain[best] <= 0:
             # Nothing promises to widen the front: learn where least is known.
             spread = self._deviation(batch.models, batch.rows)[:, 0]
-            best = int(np.argmax(_rounded(np.where(left, spread, -1.0))))
+            best = int(np.argmax(_rounded(np.where(gain >= 0, spread, -1.0))))
             kind = "explore"
         self.origin = self._why(kind, batch, best, float(gain[best]))
         return np.asarray(batch.pool[best])
+
+    def _climb(
+        self,
+        batch: _Batch,
+        gain: Floats,
+        told: Told,
+        seen: set[bytes],
+        nodes: Floats,
+        weights: Floats,
+    ) -> tuple[_Batch, Floats]:
+        """The pool and its gains with what is found by one-gene steps from its best genomes."""
+        for _ in range(CLIMBS):
+            top = np.argsort(-_rounded(gain), kind="stable")[:CLIMBERS]
+            fresh = neighbours(self.problem.choices, batch.pool[top])
+            known = seen | {identity(genome) for genome in batch.pool}
+            fresh = fresh[[identity(genome) not in known for genome in fresh]]
+            fresh = fresh[self.problem.feasible(fresh)]
+            if not len(fresh):
+                break
+            rows, costs = self.problem.rows(fresh), self.problem.known_costs(fresh)
+            near = replace(batch, pool=fresh, rows=rows, costs=costs)
+            found = self._gain(near, told, nodes, weights)
+            better = bool(_rounded(np.append(found.max(), gain.max()))[0] >= 1)
+            batch = replace(
+                batch,
+                pool=np.concatenate([batch.pool, fresh]),
+                rows=np.concatenate([batch.rows, rows]),
+                costs=np.concatenate([batch.costs, costs]),
+            )
+            gain = np.concatenate([gain, found])
+            if not better:
+                break
+        return batch, gain
 
     def _deviation(self, models: tuple[AccuracyPredictor, ...], rows: Floats) -> Floats:
         low, high = self._predict(models, rows, np.array([-1.0, 1.0]))

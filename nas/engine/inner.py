@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,16 +80,20 @@ def genome_problem(choices: ChoiceSet, n_objectives: int) -> PymooProblem:
     )
 
 
+def genome_operators(choices: ChoiceSet, start: Genomes) -> dict[str, Any]:
+    """What any of pymoo's genetic algorithms needs to search genomes, from a first population."""
+    return {
+        "sampling": start,
+        "crossover": UX(),
+        "mutation": ChoiceMutation(choices),
+        "repair": Canonical(choices),
+        "eliminate_duplicates": True,
+    }
+
+
 def nsga2(choices: ChoiceSet, population: int, start: Genomes) -> NSGA2:
     """NSGA-II over genomes, from a first population (m, genes), m at most `population`."""
-    return NSGA2(
-        pop_size=population,
-        sampling=start,
-        crossover=UX(),
-        mutation=ChoiceMutation(choices),
-        repair=Canonical(choices),
-        eliminate_duplicates=True,
-    )
+    return NSGA2(pop_size=population, **genome_operators(choices, start))
 
 
 def search(

@@ -7,7 +7,6 @@ layers together, and a study spreads its trials over that number, and so over co
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from nas.engine.candidates import identity
 from nas.engine.problem import Floats, Problem
 from nas.engine.samplers import GenomeSampler, SamplerAt, SpaceExhausted, register_sampler
 from nas.engine.told import Told
+from predictors.genome_encoder import ladders
 from search_spaces.choices import ChoiceSet, Genomes
 
 POOL = 2_048
@@ -29,22 +29,13 @@ HALVINGS = 7
 ALMOST_ONE = 1 - 1e-9
 
 
-def ladders(choices: ChoiceSet) -> list[NDArray[np.int64]]:
-    """Genes of the ordered choices that repeat over the layers, in the order of the layers.
-
-    Choices are of one ladder if they have a layer index in their names, the last part of it in
-    common, and the same values: `layers.0.ffn`, `layers.1.ffn` and so on. A ladder whose choices
-    exist only for some values of another comes after that one.
-    """
-    found: dict[tuple[object, ...], list[int]] = defaultdict(list)
+def ordered_ladders(choices: ChoiceSet) -> list[NDArray[np.int64]]:
+    """Ladders of ordered choices; one whose choices depend on another's comes after that one."""
     depends = np.zeros(len(choices), dtype=np.int64)
     for gene, choice in enumerate(choices.choices):
-        *place, last = choice.name.split(".")
-        if choice.ordinal and len(choice.values) > 1 and any(part.isdigit() for part in place):
-            found[last, choice.values].append(gene)
         if choice.active is not None:
             depends[gene] = 1 + depends[choices.index(choice.active.choice)]
-    rungs = [np.array(genes) for genes in found.values() if len(genes) > 1]
+    rungs = [genes for genes in ladders(choices) if choices.choices[genes[0]].ordinal]
     return sorted(rungs, key=lambda genes: int(depends[genes].max()))
 
 
@@ -73,7 +64,7 @@ class MixNMatch(GenomeSampler):
 
     def __init__(self, problem: Problem, seed: int) -> None:
         super().__init__(problem, seed)
-        self._ladders = ladders(problem.choices)
+        self._ladders = ordered_ladders(problem.choices)
         if not self._ladders:
             raise UsageError(
                 "mixnmatch needs a choice of nested sizes in every layer, such as `layers.0.ffn`; "

@@ -7,22 +7,32 @@ the study's seed and the number of trials told, so that a resumed study goes on 
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial
 
-from hw_profiles.errors import nearest
-from nas.engine.candidates import identity
-from nas.engine.inner import genome_problem, nsga2
+from hw_profiles.errors import UsageError, nearest
 from nas.engine.problem import Problem
 from nas.engine.told import Told, distributions
 
@@ -32,8 +42,6 @@ SamplerFactory = Callable[[Problem, int], SamplerAt]
 """Problem and the study's seed -> samplers."""
 
 OUTER_POPULATION = 50
-FAILED_VIOLATION = 1e9
-"""A failed evaluation is worse than any excess over a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,9 @@ def _entries() -> dict[str, _Entry]:
     # They register themselves.
     import nas.engine.evolution
     import nas.engine.guided
-    import nas.engine.mixnmatch  # noqa: F401
+    import nas.engine.linas
+    import nas.engine.mixnmatch
+    import nas.engine.outer  # noqa: F401
 
     for plugin in entry_points(group="nas.samplers"):
         if plugin.name not in _SAMPLERS:
@@ -130,6 +140,67 @@ def _nsga2(problem: Problem, seed: int) -> SamplerAt:
     )
 
 
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Without the warning that a part of Optuna may change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
+class OrderedNSGAIII(NSGAIIISampler):
+    """Optuna's NSGA-III with parents that are a function of the study's seed and their generation.
+
+    Its choice of parents is partly by lot. Optuna draws it once a generation and keeps it; a study
+    rebuilt within a generation draws again.
+    """
+
+    def __init__(self, study_seed: int, told: int) -> None:
+        with _experimental():
+            super().__init__(population_size=OUTER_POPULATION, seed=derived_seed(study_seed, told))
+        self._study_seed = study_seed
+
+    def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """The parents of a generation."""
+        chooser = OrderedNSGAIII(self._study_seed, -generation % 2**31)
+        chosen = super(OrderedNSGAIII, chooser).select_parent(study, generation)
+        return sorted(chosen, key=lambda trial: trial.number)
+
+
+@register_sampler("nsga3", "NSGA-III, population 50 (Optuna)")
+def _nsga3(problem: Problem, seed: int) -> SamplerAt:
+    return lambda told: OrderedNSGAIII(seed, told)
+
+
+@register_sampler("gp", "Gaussian process, expected hypervolume improvement (Optuna)")
+def _gp(problem: Problem, seed: int) -> SamplerAt:
+    def at(told: int) -> BaseSampler:
+        with _experimental():
+            return GPSampler(seed=derived_seed(seed, told))
+
+    return at
+
+
+@register_sampler("cmaes", "CMA-ES (Optuna): one objective, ordered choices that always exist")
+def _cmaes(problem: Problem, seed: int) -> SamplerAt:
+    if len(problem.objectives) != 1:
+        raise UsageError(
+            f"cmaes ranks by one number; this study has {len(problem.objectives)} objectives.",
+            "Give one --objective, or choose another sampler from `nas samplers`.",
+        )
+    for choice in problem.choices.choices:
+        if not choice.ordinal or choice.active is not None:
+            what = "exists for some candidates only" if choice.ordinal else "has no order"
+            raise UsageError(
+                f"cmaes searches ordered choices that always exist; {choice.name} {what}.",
+                "Choose another sampler from `nas samplers`.",
+            )
+    if find_spec("cmaes") is None:
+        raise UsageError("cmaes needs the package cmaes.", "Install it: pip install cmaes.")
+    # Without its history it would start anew: the study's trials are all that it is told.
+    return lambda told: CmaEsSampler(seed=derived_seed(seed, told), with_margin=True)
+
+
 class SpaceExhausted(Exception):
     """A sampler that looked for an unseen feasible genome and found none."""
 
@@ -177,62 +248,3 @@ class GenomeSampler(BaseSampler):
         """Parameters that a caller asks for beside the genome are drawn at random."""
         chance = RandomSampler(seed=derived_seed(self.seed, trial.number))
         return chance.sample_independent(study, trial, param_name, param_distribution)
-
-
-class PymooNSGA2(GenomeSampler):
-    """pymoo's NSGA-II as the outer search.
-
-    Its state is that of the algorithm run from its seed over what was told: every genome that it
-    asks for and the study knows is answered from the study; the first unknown one is proposed.
-    What is told only grows, so the run is kept between proposals.
-    """
-
-    MAX_STALE = 100
-    """Generations without a new genome after which one is drawn."""
-
-    def __init__(self, problem: Problem, seed: int) -> None:
-        super().__init__(problem, seed)
-        rng = np.random.default_rng([seed, 1])
-        first = np.unique(problem.choices.sample(4 * OUTER_POPULATION, rng), axis=0)
-        start = first[rng.permutation(len(first))[:OUTER_POPULATION]]
-        self._algorithm = nsga2(problem.choices, OUTER_POPULATION, start)
-        self._algorithm.setup(
-            genome_problem(problem.choices, len(problem.objectives)),
-            termination=("n_gen", 10**9),
-            seed=seed,
-            verbose=False,
-        )
-        self._asked = self._algorithm.ask()
-
-    def propose(self, told: Told) -> NDArray[np.int64]:
-        """The first genome of the search that the study does not know."""
-        rows = {identity(genome): i for i, genome in enumerate(told.genomes)}
-        for _ in range(self.MAX_STALE):
-            if self._asked is None or not len(self._asked):
-                break
-            genomes = self._asked.get("X").astype(np.int64)
-            for genome in genomes:
-                if identity(genome) not in rows:
-                    self.origin = {
-                        "kind": "evolved",
-                        "generation": int(self._algorithm.n_iter or 1) - 1,
-                    }
-                    return np.asarray(genome)
-            index = [rows[identity(genome)] for genome in genomes]
-            failed = ~np.isfinite(told.values[index])
-            self._asked.set("F", np.where(failed, 0.0, told.values[index]))
-            excess = np.where(failed.any(axis=1), FAILED_VIOLATION, told.violation[index])
-            self._asked.set("G", excess[:, None])
-            self._algorithm.tell(infills=self._asked)
-            self._asked = self._algorithm.ask()
-        self.origin = {"kind": "random"}
-        drawn: NDArray[np.int64] = self.problem.choices.sample(
-            1, np.random.default_rng([self.seed, 2, len(told)])
-        )[0]
-        return drawn
-
-
-@register_sampler("pymoo-nsga2", "NSGA-II, population 50 (pymoo)")
-def _pymoo_nsga2(problem: Problem, seed: int) -> SamplerAt:
-    sampler = PymooNSGA2(problem, seed)
-    return lambda told: sampler

@@ -1,9 +1,18 @@
+import csv
+import gzip
 import itertools
 import json
 import sys
 
+import gpt2_surrogate
+import nb201_table
+import numpy as np
 import pytest
 import search_tables
+
+from hw_profiles import registry
+from hw_profiles.op import Op
+from predictors.latency import latency_predictor
 
 
 @pytest.fixture
@@ -50,3 +59,180 @@ def test_shares_grow_to_one(monkeypatch, table, capsys, name, size):
 def test_what_makes_no_sense_is_refused(monkeypatch, table, capsys, more, message):
     assert run(monkeypatch, table / "full.csv", *more) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_limit_leaves_out_what_is_beyond_it(monkeypatch, table, capsys):
+    more = ["--evaluations", "6,12,20", "--limit", "guided=12", "--seeds", "1"]
+    picture = table / "curves.png"
+    more += ["--samplers", "guided,nsga2", "--quartiles", "--picture", str(picture)]
+    assert run(monkeypatch, table / "full.csv", *more) == 0
+    shares = json.loads(capsys.readouterr().out)
+    assert {s: list(share) for s, share in shares.items()} == {
+        "guided": ["6", "12"],
+        "nsga2": ["6", "12", "20"],
+    }
+    assert shares["nsga2"]["6"] == sorted(shares["nsga2"]["6"])
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_three_objectives_none_known_for_free(monkeypatch, tmp_path, capsys):
+    lines = [
+        f"{a}{b}{c},{60 + a + 2 * b + 3 * c},{a + 0.5 * b},{-c}"
+        for a, b, c in itertools.product(range(4), range(3), range(2))
+    ]
+    path = tmp_path / "three.csv"
+    path.write_text("\n".join(["code,acc,ms,gain", *lines]))
+    given = ["search_tables.py", "--table", str(path), "--arch", "code", "--objective", "acc:max"]
+    given += ["--objective", "ms:min", "--objective", "gain:min", "--reference", "acc=0"]
+    given += ["--reference", "ms=1.1*max", "--reference", "gain=1"]
+    given += ["--evaluations", "24", "--seeds", "1", "--samplers", "guided"]
+    monkeypatch.setattr(sys, "argv", given)
+    assert search_tables.main() == 0
+    assert json.loads(capsys.readouterr().out)["guided"]["24"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--evaluations", "fifty"], "whole numbers"),
+        (["--limit", "tpe=3"], "not among --samplers"),
+        (["--limit", "guided=3"], "below the first"),
+        (["--evaluations", "0"], "1 or more"),
+        (["--reference", "accuracy=best"], "no reference"),
+        (["--objective", "accuracy"], "NAME:max"),
+        (["--objective", "arch:max", "--reference", "arch=1"], "no finite number"),
+    ],
+)
+def test_more_that_makes_no_sense_is_refused(monkeypatch, table, capsys, more, message):
+    assert run(monkeypatch, table / "full.csv", *more) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def surrogate(tmp_path):
+    """A made-up surrogate of the small scale."""
+    rng = np.random.default_rng(0)
+    sizes = [80, 16, 16, 16, 16, 1]
+    arrays = {}
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes), start=1):
+        arrays[f"fc{i}.weight"] = rng.normal(size=(outputs, inputs)).astype(np.float32)
+        arrays[f"fc{i}.bias"] = rng.normal(size=outputs).astype(np.float32)
+    arrays["fc5.bias"] += 60
+    path = tmp_path / "small.npz"
+    np.savez(path, **arrays)
+    return path, arrays
+
+
+def code_of(arch):
+    """The surrogate's input for an architecture, slot by slot, from the data's own description."""
+    code = [float(arch["embed"] == v) for v in (192, 384, 768)]
+    code += [float(arch["layers"] == v) for v in (10, 11, 12)]
+    for name, values in (("mlp_ratio", (2, 3, 4)), ("heads", (4, 8, 12))):
+        for layer in range(12):
+            code += [float(arch.get(f"layers.{layer}.{name}") == v) for v in values]
+    return np.array([*code, float(arch["bias"] == "yes"), float(arch["bias"] == "no")])
+
+
+def test_the_surrogate_reads_its_own_layout(surrogate):
+    path, arrays = surrogate
+    choices = gpt2_surrogate.choice_set("small")
+    genomes = choices.sample(20, np.random.default_rng(1))
+    found = gpt2_surrogate.Surrogate(path, choices)(genomes)
+    for genome, value in zip(genomes, found, strict=True):
+        x = code_of(choices.decode(genome))
+        for i in range(1, 6):
+            x = arrays[f"fc{i}.weight"] @ x + arrays[f"fc{i}.bias"]
+            x = np.maximum(x, 0) if i < 5 else x
+        assert value == pytest.approx(x[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(("scale", "inputs"), [("small", 80), ("medium", 152), ("large", 224)])
+def test_every_scale_has_a_code_and_a_latency(scale, inputs):
+    choices = gpt2_surrogate.choice_set(scale)
+    assert choices.sizes.sum() == inputs
+    latency = gpt2_surrogate.Latency(choices)
+    ends = [latency(choices.extreme(largest))[0] for largest in (False, True)]
+    assert 0 < 1.5 * ends[0] < ends[1]
+    genomes = choices.sample(30, np.random.default_rng(0))
+    genomes[:, 1] = 0  # the shallowest
+    deeper = genomes.copy()
+    deeper[:, 1] = 2
+    assert (latency(deeper) > latency(choices.canonical(genomes))).all()
+
+
+def test_latency_is_that_of_the_ops_of_a_decoder():
+    choices = gpt2_surrogate.choice_set("small")
+    genome = choices.sample(1, np.random.default_rng(3))
+    arch = choices.decode(genome[0])
+    rows, width = 1024, arch["embed"]
+    ops = [Op("embedding", (rows, 50257, width)), Op("add", (rows, width))]
+    for i in range(arch["layers"]):
+        heads, hidden = arch[f"layers.{i}.heads"], arch[f"layers.{i}.mlp_ratio"] * width
+        ops += [
+            Op("layer_norm", (rows, width)),
+            Op("linear", (rows, width, 3 * 64 * heads), "bf16"),
+            Op("attention", (1, heads, rows, rows, 64)),
+            Op("linear", (rows, 64 * heads, width), "bf16"),
+            Op("add", (rows, width)),
+            Op("layer_norm", (rows, width)),
+            Op("linear", (rows, width, hidden), "bf16"),
+            Op("gelu", (rows, hidden)),
+            Op("linear", (rows, hidden, width), "bf16"),
+            Op("add", (rows, width)),
+        ]
+    ops += [Op("layer_norm", (rows, width)), Op("linear", (rows, width, 50257), "bf16")]
+    predictor = latency_predictor(registry.load("a100"))
+    expected = predictor.predict(predictor.op_features(ops).sum(axis=0)[None, :])[0][0]
+    assert gpt2_surrogate.Latency(choices)(genome)[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_shares_of_the_surrogate_are_of_the_best_known(monkeypatch, surrogate, capsys):
+    monkeypatch.setattr(gpt2_surrogate, "GENERATIONS", 3)
+    given = ["search_tables.py", "--gpt2", str(surrogate[0]), "--evaluations", "5,60"]
+    given += ["--seeds", "1", "--samplers", "random,pymoo-nsga2", "--limit", "random=5"]
+    monkeypatch.setattr(sys, "argv", given)
+    assert search_tables.main() == 0
+    shares = json.loads(capsys.readouterr().out)
+    assert list(shares["random"]) == ["5"]
+    assert 0 < shares["pymoo-nsga2"]["5"] < shares["pymoo-nsga2"]["60"] <= 1
+
+
+def test_no_surrogate_and_one_of_another_scale_are_refused(monkeypatch, surrogate, capsys):
+    path, _ = surrogate
+    for more, message in (
+        (["--scale", "large"], "80 inputs"),
+        (["--objective", "perplexity:min"], "own objectives"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["search_tables.py", "--gpt2", str(path), *more])
+        assert search_tables.main() == 2
+        assert message in capsys.readouterr().err
+    path.write_bytes(b"PK no archive")
+    monkeypatch.setattr(sys, "argv", ["search_tables.py", "--gpt2", str(path)])
+    assert search_tables.main() == 2
+    assert "no perplexity surrogate" in capsys.readouterr().err
+
+
+def test_nasbench201_is_joined_into_a_table(monkeypatch, tmp_path, capsys):
+    cells = ["|none~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_3x3~1|none~2|"]
+    cells.append(cells[0].replace("none", "skip_connect"))
+    accuracy, latency = ["arch_idx,arch_str,acc"], ["arch_idx,pixel3"]
+    for i, cell in enumerate(cells):
+        accuracy.append(f"{i},{cell},{50 + i}")
+        latency.insert(1, f"{i},{3 + i}")
+    for name, lines in (("archs_accuracy_12epoch", accuracy), ("latency_ms", latency)):
+        with gzip.open(tmp_path / f"{name}.csv.gz", "wt") as file:
+            file.write("\n".join(lines))
+    out = tmp_path / "joined.csv"
+    given = ["nb201_table.py", "--data", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", given)
+    assert nb201_table.main() == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["arch"], r["acc"], r["pixel3"]) for r in rows] == [
+        ("021430", "50", "3"),
+        ("121431", "51", "4"),
+    ]
+    with gzip.open(tmp_path / "latency_ms.csv.gz", "wt") as file:
+        file.write("\n".join(latency[:-1]))
+    assert nb201_table.main() == 2
+    assert "no latency" in capsys.readouterr().err

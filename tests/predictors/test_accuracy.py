@@ -7,7 +7,8 @@ from sklearn.base import clone
 
 from hw_profiles.errors import UsageError
 from predictors.accuracy import KINDS, AccuracyPredictor
-from predictors.gaussian_process import Encoder, GaussianProcess
+from predictors.gaussian_process import GaussianProcess
+from predictors.genome_encoder import Encoder
 from search_spaces.choices import Choice, ChoiceSet, Condition
 
 DEPTH = Choice("depth", (1, 2, 3))
@@ -121,13 +122,13 @@ def test_degenerate_responses_are_predicted_finitely(y):
     np.testing.assert_allclose(mean, y, atol=0.2)
 
 
-@pytest.mark.parametrize(("kind", "free"), [("ard", 10), ("isotropic", 4), ("linear", 2)])
+@pytest.mark.parametrize(("kind", "free"), [("ard", 14), ("shared", 16), ("linear", 8)])
 def test_gradient_of_the_fit_is_right(kind, free):
     genomes, y = data(25, 7, 0.01)
     rows = genomes.astype(float)
     encoder = Encoder.of(CHOICES, rows)
     x, standard = encoder(rows), (y - y.mean()) / y.std()
-    model = GaussianProcess(kind, encoder.groups())
+    model = GaussianProcess(kind, encoder.groups(), encoder.families())
     model.prepare(x)
     point, small = 0.3 * np.sin(np.arange(free)), 1e-5 * np.eye(free)
     _, gradient = model.loss(point, x, standard)
@@ -143,7 +144,7 @@ def test_leave_one_out_is_what_leaving_one_out_gives():
     rows = genomes.astype(float)
     encoder = Encoder.of(CHOICES, rows)
     x, standard = encoder(rows), (y - y.mean()) / y.std()
-    model = GaussianProcess("isotropic", encoder.groups()).fit(x, standard)
+    model = GaussianProcess("shared", encoder.groups(), encoder.families()).fit(x, standard)
     left_out = model.left_out_[3]
     keep = np.arange(20) != 3
     model.condition(x[keep], standard[keep])

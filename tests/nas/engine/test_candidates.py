@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_problems import Layered
 
-from nas.engine.candidates import Candidates, corners, enumerate_all, identity, spread, unique
+from nas.engine.candidates import (
+    Candidates,
+    corners,
+    enumerate_all,
+    identity,
+    neighbours,
+    spread,
+    unique,
+)
 from nas.engine.inner import search
 from search_spaces.choices import Choice, ChoiceSet, Condition
 
@@ -105,3 +113,22 @@ def test_inner_search_finds_the_front_of_a_known_function():
     drawn = toy.choices.sample(len(found.genomes), np.random.default_rng(1))
     drawn = drawn[toy.latency_ms(drawn) <= 20]
     assert toy.accuracy(met).max() > toy.accuracy(drawn).max()
+
+
+@settings(max_examples=40)
+@given(choice_sets(), st.integers(0, 100))
+def test_neighbours_differ_in_one_gene_and_what_depends_on_it(choices, seed):
+    genome = choices.sample(1, np.random.default_rng(seed))
+    found = neighbours(choices, genome)
+    assert (choices.canonical(choices.validate(found)) == found).all()
+    assert len({identity(g) for g in found}) == len(found)
+    every = enumerate_all(choices)
+    expected = set()
+    for gene, choice in enumerate(choices.choices):
+        for value in range(len(choice.values)):
+            far = choice.ordinal and abs(value - genome[0, gene]) > 1
+            if choices.active(genome)[0, gene] and value != genome[0, gene] and not far:
+                other = genome.copy()
+                other[0, gene] = value
+                expected.add(identity(choices.canonical(other)[0]))
+    assert {identity(g) for g in found} == expected <= {identity(g) for g in every}

@@ -9,7 +9,7 @@ from search_problems import ACCURACY, LATENCY, Layered, as_stored, same, search
 import search_spaces
 from nas.candidate import CandidateSpace
 from nas.engine.candidates import identity
-from nas.engine.mixnmatch import MixNMatch, ladders
+from nas.engine.mixnmatch import MixNMatch, ordered_ladders
 from nas.engine.problem import Problem
 from nas.errors import BudgetError, UsageError
 from search_spaces.choices import Choice, ChoiceSet
@@ -34,7 +34,7 @@ def problem_of(choices, violation=None):
 def rungs_of(choices, genome):
     """Values of each ladder's active genes."""
     active = choices.active(genome[None, :])[0]
-    return [genome[genes][active[genes]] for genes in ladders(choices)]
+    return [genome[genes][active[genes]] for genes in ordered_ladders(choices)]
 
 
 def is_mixed(values):
@@ -53,7 +53,7 @@ def test_ladders_are_the_ordered_choices_that_repeat_over_layers():
             Choice("left.ffn", ("S", "M")),
         )
     )
-    assert [genes.tolist() for genes in ladders(choices)] == [[1, 3]]
+    assert [genes.tolist() for genes in ordered_ladders(choices)] == [[1, 3]]
 
 
 @pytest.mark.parametrize("family", ["vit", "matlm", "ofa", "lighthubert"])
