@@ -19,10 +19,11 @@ import numpy as np
 import torch
 
 import search_spaces
+from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile, load_profile
 from nas.candidate import CandidateSpace
 from nas.export.onnx import check_quantized, export_onnx, quantize_onnx
-from nas.profiling import describe_profile, measure_models, profile_cpu
+from nas.profiling import describe_profile, measure_models, profile_device
 from predictors.costs import CostModel
 from predictors.latency import latency_predictor
 from predictors.metrics import bound_width, coverage, kendall_tau, mape, median_error, within
@@ -38,7 +39,9 @@ def profile_of(path: Path | None) -> tuple[DeviceProfile, float]:
     if path is not None and path.exists():
         return load_profile(path), 0.0
     start = time.monotonic()
-    made = profile_cpu("cpu", path, progress=lambda text, share: tell(f"{share:4.0%} {text}"))
+    made = profile_device(
+        "cpu", Harness(), path, progress=lambda text, share: tell(f"{share:4.0%} {text}")
+    )
     return made, time.monotonic() - start
 
 

@@ -11,6 +11,7 @@ or written. A kernel of a product over [m, k] and [k, n] has the sizes (batch, m
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from hw_profiles.errors import ProfileError
 
@@ -200,47 +201,42 @@ def _size(config: dict, key: str, default: int | None = None) -> int:
     return size
 
 
-def _common(config: dict[str, object], embed: str, heads: str, hidden: str) -> dict:
-    width, count = _size(config, embed), _size(config, heads)
-    return {
-        "embed": width,
-        "heads": count,
-        "head_dim": width // count,
-        "hidden": _size(config, hidden, 4 * width),
-        "vocabulary": _size(config, "vocab_size"),
-    }
+#: What a family calls its layers, widths, heads and hidden units; its activation; its dropouts.
+_NAMES = {
+    "bert": (
+        ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"),
+        ("hidden_act", "gelu"),
+        (("hidden_dropout_prob", 0.1), ("attention_probs_dropout_prob", 0.1)),
+    ),
+    "gpt": (
+        ("n_layer", "n_embd", "n_head", "n_inner"),
+        ("activation_function", "gelu_new"),
+        (("resid_pdrop", 0.1), ("attn_pdrop", 0.1)),
+    ),
+    "opt": (
+        ("num_hidden_layers", "hidden_size", "num_attention_heads", "ffn_dim"),
+        ("activation_function", "relu"),
+        (("dropout", 0.1), ("attention_dropout", 0.0)),
+    ),
+}
 
 
-def _bert(config: dict) -> Sizes:
+def _plain(family: str, config: dict) -> Sizes:
+    """A stack of equal layers, whatever its family calls them."""
+    (layers, embed, heads, hidden), activation, dropouts = _NAMES[family]
+    depth, width, count = _size(config, layers), _size(config, embed), _size(config, heads)
+    dropout, attention_dropout = (float(config.get(*name)) for name in dropouts)
     return Sizes(
-        family="bert",
-        layers=_size(config, "num_hidden_layers"),
-        activation=str(config.get("hidden_act", "gelu")),
-        dropout=float(config.get("hidden_dropout_prob", 0.1)),
-        attention_dropout=float(config.get("attention_probs_dropout_prob", 0.1)),
-        **_common(config, "hidden_size", "num_attention_heads", "intermediate_size"),
-    )
-
-
-def _gpt(config: dict) -> Sizes:
-    return Sizes(
-        family="gpt",
-        layers=_size(config, "n_layer"),
-        activation=str(config.get("activation_function", "gelu_new")),
-        dropout=float(config.get("resid_pdrop", 0.1)),
-        attention_dropout=float(config.get("attn_pdrop", 0.1)),
-        **_common(config, "n_embd", "n_head", "n_inner"),
-    )
-
-
-def _opt(config: dict) -> Sizes:
-    return Sizes(
-        family="opt",
-        layers=_size(config, "num_hidden_layers"),
-        activation=str(config.get("activation_function", "relu")),
-        dropout=float(config.get("dropout", 0.1)),
-        attention_dropout=float(config.get("attention_dropout", 0.0)),
-        **_common(config, "hidden_size", "num_attention_heads", "ffn_dim"),
+        family=family,
+        layers=depth,
+        embed=width,
+        heads=count,
+        head_dim=width // count,
+        hidden=_size(config, hidden, 4 * width),
+        vocabulary=_size(config, "vocab_size"),
+        activation=str(config.get(*activation)),
+        dropout=dropout,
+        attention_dropout=attention_dropout,
     )
 
 
@@ -266,7 +262,7 @@ def _switch(config: dict) -> Sizes:
     )
 
 
-_READERS = {"bert": _bert, "gpt": _gpt, "opt": _opt, "switch": _switch}
+_READERS = {family: partial(_plain, family) for family in _NAMES} | {"switch": _switch}
 
 
 def build(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import search_spaces
 from nas.budget import format_quantity
 from nas.candidate import LETTERS, CandidateSpace
-from nas.data.metric import METRICS
+from nas.data.metric import METRICS, metric_of
 from nas.errors import NotFoundError
 from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
 from nas.storage.database import open_database
@@ -23,6 +23,7 @@ from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import FrontRow, StoredTrials, Study, front_columns, on_front
+from search_spaces.space import SearchSpace
 
 
 def read_study(studies: Studies, record: StudyRecord) -> Study:
@@ -67,13 +68,15 @@ def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
 def candidates_of(study: Study) -> CandidateSpace:
     """The joint space of a study."""
     r = study.record
-    space = search_spaces.get(
-        r.space,
-        r.preset,
-        n_classes=r.request["n_classes"],
-        in_channels=r.request["in_channels"],
+    return CandidateSpace(space_of(r), tuple(r.request["schemes"]))
+
+
+def space_of(study: StudyRecord) -> SearchSpace:
+    """A study's space, fitted to its data."""
+    r = study.request
+    return search_spaces.get(
+        study.space, study.preset, n_classes=r["n_classes"], in_channels=r["in_channels"]
     )
-    return CandidateSpace(space, tuple(r.request["schemes"]))
 
 
 def draw(study: Study, out: Path) -> tuple[Path, Path]:
@@ -170,7 +173,7 @@ JUDGED = 2_000
 
 def predictor_notes(studies: Studies, record: StudyRecord) -> tuple[str, ...]:
     """How well the quality's predictor ranked the trials that it proposed."""
-    metric = next(METRICS[name] for name in record.objectives if name in METRICS)
+    metric = metric_of(record.objectives)
     pairs = studies.predictions(record.id, metric.name, JUDGED)
     if len(pairs) < 10:
         return ()

@@ -108,8 +108,5 @@ def _latencies(
 ) -> Floats:
     """Predicted latency and upper bound of unquantized networks, (networks, 2), in ms."""
     setting = Setting(space, profile, batch_size, schemes=profile.precisions[:1])
-    candidates = setting.candidates
-    uniform = [candidates.uniform(a, profile.precisions[0]) for a in networks]
-    genomes = np.array([candidates.encode(c.architecture, c.policy) for c in uniform])
-    costs = setting.costs.costs(genomes)
+    costs = setting.uniform_costs(networks, profile.precisions[0])
     return np.stack([costs["latency_ms"], costs["latency_ms_upper"]], axis=1)

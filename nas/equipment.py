@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 import search_spaces
+from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile
+from nas.archive import space_of
 from nas.budget import Budget
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
@@ -76,7 +78,7 @@ def target_profile(request: SearchRequest, space: SearchSpace, listener: Listene
     """The target's profile; this machine is measured where it has none for the space."""
 
     def make() -> DeviceProfile:
-        from nas.profiling import profile_cpu
+        from nas.profiling import profile_device
 
         listener(
             Event(
@@ -85,8 +87,9 @@ def target_profile(request: SearchRequest, space: SearchSpace, listener: Listene
                 "first (2 minutes)",
             )
         )
-        made = profile_cpu(
+        made = profile_device(
             THIS_CPU,
+            Harness(),
             batch_size=request.batch_size,
             spaces=[f"{space.name}:{space.preset}"],
             progress=lambda text, share: listener(Event("profile", text, share, 1.0)),
@@ -124,11 +127,9 @@ def setting_of(studies: Studies, study: StudyRecord) -> Setting:
         StudyMismatchError: if this version cannot read its profile.
     """
     r = study.request
-    space = search_spaces.get(
-        study.space, study.preset, n_classes=r["n_classes"], in_channels=r["in_channels"]
-    )
     budgets = [Budget(**limit) for limit in r["limits"]]
-    return Setting(space, profile_of(studies, study), study.batch_size, budgets, r["schemes"])
+    profile = profile_of(studies, study)
+    return Setting(space_of(study), profile, study.batch_size, budgets, r["schemes"])
 
 
 def obtain(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.archive import open_study
 from nas.candidate import CandidateSpace
-from nas.data.metric import ACCURACY, METRICS
+from nas.data.metric import ACCURACY, METRICS, metric_of
 from nas.equipment import setting_of
 from nas.errors import NasError, NotFoundError, StorageError, UsageError
 from nas.request import DEFAULT_STORAGE
@@ -68,7 +68,7 @@ def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> lis
         studies = Studies(database)
         study = studies.find_study(name)
         setting = setting_of(studies, study)
-        metric = _metric_name(study)
+        metric = metric_of(study.objectives).name
         if source.lower().endswith(".csv"):
             found: Iterable[_Known] = _read_csv(Path(source), metric, setting.candidates)
         else:
@@ -84,10 +84,6 @@ def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> lis
     if foreign:
         lines.append(f"{foreign} have a scheme that its target does not offer")
     return lines
-
-
-def _metric_name(study: StudyRecord) -> str:
-    return next(str(name) for name in study.objectives if name in METRICS)
 
 
 def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_Known]:
@@ -149,7 +145,7 @@ def _other_study(studies: Studies, study: StudyRecord, name: str) -> Iterator[_K
         for field in fields
         if getattr(other, field) != getattr(study, field)
     ]
-    metric, theirs = _metric_name(study), _metric_name(other)
+    metric, theirs = metric_of(study.objectives).name, metric_of(other.objectives).name
     if metric != theirs:
         differs.append(f"it is judged by {theirs}")
     if differs:
@@ -185,7 +181,6 @@ def _new_trials(
             continue
         try:
             genome = candidates.encode(architecture, policy)
-            genome = candidates.choices.canonical(genome[None, :])[0]
         except NasError as error:
             raise UsageError(f"{each.where} is no candidate: {error.message}", error.hint) from None
         key = candidates.choices.keys(genome[None, :])[0]
@@ -194,24 +189,13 @@ def _new_trials(
             continue
         keys.add(key)
         number += 1
-        costs = {k: float(v[0]) for k, v in setting.costs_of(genome[None, :]).items()}
         new.append(
             TrialRecord(
                 number=number,
                 key=key,
-                genome=tuple(int(g) for g in genome),
-                architecture=architecture,
-                policy=policy,
-                architecture_short=candidates.space.describe(architecture),
-                policy_short=candidates.describe_policy(policy),
+                **setting.trial_fields(genome),
                 quality=each.quality,
                 quality_noise=each.noise,
-                latency_ms=costs["latency_ms"],
-                latency_ms_upper=costs["latency_ms_upper"],
-                memory_bytes=round(costs["memory_bytes"]),
-                params=round(costs["params"]),
-                weight_bytes=round(costs["weight_bytes"]),
-                macs=round(costs["macs"]),
                 feasible=bool(setting.violation(genome[None, :])[0] <= 0),
                 origin={"kind": "imported", "from": source, "where": each.where},
             )

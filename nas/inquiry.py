@@ -130,9 +130,7 @@ def _pattern(names: set[str]) -> str:
 
 
 def _costs(setting: Setting, arch: dict[str, Value], scheme: str) -> dict[str, float]:
-    candidate = setting.candidates.uniform(arch, scheme)
-    genome = setting.candidates.encode(candidate.architecture, candidate.policy)
-    return {k: float(v[0]) for k, v in setting.costs.costs(genome[None, :]).items()}
+    return {k: float(v[0]) for k, v in setting.uniform_costs([arch], scheme).items()}
 
 
 def _error(error: FitError | None) -> str:

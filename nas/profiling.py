@@ -52,7 +52,6 @@ from predictors.network import fit_network_model
 
 PROCESSES = 4
 TIME_LIMIT_S = 110.0
-THIS_CPU = "cpu"
 #: Shares of the time limit after which no further network is exported, and all measuring ends.
 EXPORT_SHARE, MEASURE_SHARE = 0.4, 0.95
 #: Share of the time limit for energy, where it can be measured.
@@ -68,52 +67,6 @@ PACKAGES = {
 
 def _quiet(text: str, share: float) -> None:
     """The progress of a caller that does not listen."""
-
-
-def profile_cpu(
-    name: str,
-    out: Path | None = None,
-    *,
-    runtime: str = "onnxruntime",
-    threads: int = 1,
-    batch_size: int = 1,
-    spaces: Sequence[str] | None = None,
-    time_limit_s: float = TIME_LIMIT_S,
-    processes: int = PROCESSES,
-    progress: Progress = _quiet,
-    seed: int = 0,
-) -> DeviceProfile:
-    """Measure this machine's CPU in a runtime.
-
-    Args:
-        name: of the profile.
-        out: file to write it to.
-        runtime: `onnxruntime`, `eager` (PyTorch) or `openvino`.
-        threads: that a network may use.
-        batch_size: examples per forward pass.
-        spaces: `family` or `family:preset`; all registered ones unless given.
-        time_limit_s: for everything; a busy machine gets fewer networks.
-        processes: that measure, one after another.
-        progress: told a line and the share done.
-        seed: of what is drawn.
-
-    Raises:
-        UsageError: if an argument is out of range.
-        NotFoundError: if a space is unknown.
-        MeasureError: if a measuring process fails.
-        ProfileError: if the time was too short, or `out` cannot be written.
-    """
-    return profile_device(
-        name,
-        require_harness(THIS_CPU, runtime, threads=threads),
-        out,
-        batch_size=batch_size,
-        spaces=spaces,
-        time_limit_s=time_limit_s,
-        processes=processes,
-        progress=progress,
-        seed=seed,
-    )
 
 
 def profile_device(
@@ -388,12 +341,12 @@ def measure_models(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Timing]:
-    """Time ONNX models as `profile_cpu` times networks, in processes of their own.
+    """Time ONNX models as `profile_device` times networks of this CPU, in processes of their own.
 
     Raises:
         MeasureError: if a model cannot be run here, or the time was too short for all of them.
     """
-    harness = require_harness(THIS_CPU, threads=threads)
+    harness = require_harness("cpu", threads=threads)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.onnx" for i in range(len(models))]
         for path, model in zip(paths, models, strict=True):

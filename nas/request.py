@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.budget import parse_budgets
-from nas.data.metric import ACCURACY, LOSS, METRICS, Metric
+from nas.data.metric import ACCURACY, LOSS, METRICS, Metric, metric_of
 from nas.errors import StudyMismatchError, UsageError, nearest
 from nas.stop import Flat
 from nas.study import OBJECTIVES
@@ -98,7 +98,7 @@ class SearchRequest:
     @property
     def quality(self) -> str:
         """Name of the metric that the search judges by; its objectives are named."""
-        return next(name for name in self.objectives if name in METRICS)
+        return metric_of(self.objectives).name
 
     def study_name(self) -> str:
         """A readable name made of space, target and budget."""

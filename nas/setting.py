@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from nas.errors import BudgetError, UsageError, nearest
 from predictors.costs import CostModel
 from predictors.latency import latency_predictor
 from search_spaces.choices import Genomes
-from search_spaces.space import SearchSpace
+from search_spaces.space import Architecture, SearchSpace
 
 SAMPLE = 20_000
 
@@ -117,6 +118,36 @@ class Setting:
         if self._last[0] != key:
             self._last = (key, self.costs.costs(genomes))
         return self._last[1]
+
+    def uniform_costs(
+        self, architectures: Sequence[Architecture], scheme: str
+    ) -> dict[str, NDArray[np.float64]]:
+        """Every cost of architectures under one scheme everywhere, (n,) each.
+
+        Raises:
+            NotFoundError: if the scheme is not offered.
+        """
+        uniform = [self.candidates.uniform(arch, scheme) for arch in architectures]
+        genomes = [self.candidates.encode(c.architecture, c.policy) for c in uniform]
+        return self.costs.costs(np.array(genomes))
+
+    def trial_fields(self, genome: NDArray[np.int64]) -> dict[str, Any]:
+        """What a trial's record holds of its candidate: itself, in words, and every cost."""
+        candidate = self.candidates.decode(genome)
+        costs = {k: float(v[0]) for k, v in self.costs_of(genome[None, :]).items()}
+        return {
+            "genome": tuple(int(g) for g in genome),
+            "architecture": dict(candidate.architecture),
+            "policy": dict(candidate.policy),
+            "architecture_short": self.space.describe(candidate.architecture),
+            "policy_short": self.candidates.describe_policy(candidate.policy),
+            "latency_ms": costs["latency_ms"],
+            "latency_ms_upper": costs["latency_ms_upper"],
+            "memory_bytes": round(costs["memory_bytes"]),
+            "params": round(costs["params"]),
+            "weight_bytes": round(costs["weight_bytes"]),
+            "macs": round(costs["macs"]),
+        }
 
     def violation(self, genomes: Genomes) -> NDArray[np.float64]:
         """Summed relative excess over the budgets, (n,); 0 where all are met."""

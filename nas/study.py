@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.metric import METRICS, Metric
+from nas.data.metric import METRICS, Metric, metric_of
 from nas.engine.pareto import non_dominated
 from nas.storage.records import ArtefactRecord, MeasurementRecord, StudyRecord, TrialRecord
 
@@ -117,7 +117,7 @@ class Study:
     @property
     def metric(self) -> Metric:
         """What the quality is."""
-        return next(METRICS[name] for name in self.objectives if name in METRICS)
+        return metric_of(self.objectives)
 
     @property
     def n_failed(self) -> int:

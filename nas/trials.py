@@ -113,26 +113,14 @@ def run_trials(
 
 def _record_of(found: Evaluated, setting: Setting, metric: Metric) -> TrialRecord:
     """A trial as it is stored, with every cost of its candidate."""
-    candidate = setting.candidates.decode(found.genome)
-    costs = {k: float(v[0]) for k, v in setting.costs_of(found.genome[None, :]).items()}
     return TrialRecord(
         number=found.number,
         key=found.key,
-        genome=tuple(int(g) for g in found.genome),
-        architecture=dict(candidate.architecture),
-        policy=dict(candidate.policy),
-        architecture_short=setting.space.describe(candidate.architecture),
-        policy_short=setting.candidates.describe_policy(candidate.policy),
+        **setting.trial_fields(found.genome),
         state=found.state,
         reason=found.origin.get("reason"),
         quality=found.values.get(metric.name),
         quality_noise=found.details.get(NOISE),
-        latency_ms=costs["latency_ms"],
-        latency_ms_upper=costs["latency_ms_upper"],
-        memory_bytes=round(costs["memory_bytes"]),
-        params=round(costs["params"]),
-        weight_bytes=round(costs["weight_bytes"]),
-        macs=round(costs["macs"]),
         feasible=found.feasible,
         origin=found.origin,
         seconds=found.seconds,

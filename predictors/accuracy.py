@@ -15,13 +15,13 @@ from typing import Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from hw_profiles.errors import UsageError
 from predictors.gaussian_process import Floats, GaussianProcess, Kind
 from predictors.genome_encoder import Encoder
+from predictors.metrics import kendall_tau
 from search_spaces.choices import ChoiceSet
 
 KINDS: tuple[Kind, ...] = ("ard", "shared", "linear")
@@ -108,7 +108,7 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             for kind in self.kinds
         ]
         self.rank_correlation_ = np.array(
-            [_rank_correlation(model.left_out_, standard) for model in self.models_]
+            [kendall_tau(standard, model.left_out_) for model in self.models_]
         )
         density = np.array([model.log_density_ for model in self.models_])
         score = self.rank_correlation_ / RANK_SCALE + density * np.sqrt(len(y)) / DENSITY_SCALE
@@ -207,9 +207,3 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 def _spread(n: int, most: int) -> NDArray[np.int64]:
     """At most so many of `n` rows, spread evenly."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
-
-
-def _rank_correlation(predicted: Floats, truth: Floats) -> float:
-    """Kendall's tau-b; 0 where either side is constant."""
-    tau = float(kendalltau(predicted, truth).statistic)
-    return tau if np.isfinite(tau) else 0.0

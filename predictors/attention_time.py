@@ -145,8 +145,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         beyond = np.maximum(np.log2(X) - self.largest_, 0.0)
         padded = np.maximum(X[:, 4], HEAD_TILES[0])
         beyond[:, 4] += np.maximum(np.log2(self.narrowest_ / padded), 0.0)
-        width = np.log(self.bound_.ratio(self.predict(X, kv_heads)))
-        return np.asarray(np.exp(width * (1.0 + beyond.sum(axis=1))))
+        return self.bound_.ratio(self.predict(X, kv_heads), beyond.sum(axis=1))
 
     def to_params(self) -> Params:
         return {

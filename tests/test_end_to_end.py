@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import nas
+from hw_profiles.harness import Harness
 from nas import service
 from nas.archive import open_study
 from nas.data.registry import load_dataset
 from nas.events import Event
 from nas.export.subnet import run_onnx
-from nas.profiling import profile_cpu
+from nas.profiling import profile_device
 from nas.request import RunOptions
 from nas.targets import local_profile
 
@@ -64,7 +65,7 @@ def test_exported_subnets_are_what_was_evaluated(options: RunOptions) -> None:
 def test_a_front_is_verified_on_this_machine(options: RunOptions) -> None:
     path = local_profile()
     path.parent.mkdir(parents=True)
-    profile_cpu("cpu", path, spaces=["vit:digits"], time_limit_s=25, processes=2)
+    profile_device("cpu", Harness(), path, spaces=["vit:digits"], time_limit_s=25, processes=2)
     study = nas.search("vit", "cpu", trials=4, storage=options.storage, out=options.out)
     assert study.front
     for row in study.front:

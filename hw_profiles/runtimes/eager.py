@@ -5,17 +5,9 @@ from __future__ import annotations
 import torch
 
 from hw_profiles.op import Op
+from hw_profiles.runtimes import FLOAT_MIX
 from hw_profiles.runtimes.stopwatch import Call
 from hw_profiles.runtimes.torch_ops import Tensors, one_after_another, without_gradients
-
-MIX = (
-    Op("linear", (17, 48, 144)),
-    Op("attention", (1, 3, 17, 17, 16)),
-    Op("layer_norm", (17, 48)),
-    Op("gelu", (17, 192)),
-    Op("linear", (17, 192, 48)),
-    Op("add", (17, 48)),
-)
 
 
 def prepared(call: Call, threads: int = 1) -> Call:
@@ -36,7 +28,7 @@ def op_call(kind: str, shape: list[int], precision: str, copies: int = 1, thread
 
 def mix_call(threads: int = 1) -> Call:
     """A fixed mix of small ops, one after another."""
-    return prepared(one_after_another(list(MIX), Tensors()), threads)
+    return prepared(one_after_another(list(FLOAT_MIX), Tensors()), threads)
 
 
 def idle_call(threads: int = 1) -> Call:

@@ -9,17 +9,9 @@ import numpy as np
 
 from hw_profiles.errors import MeasureError
 from hw_profiles.op import Op
+from hw_profiles.runtimes import FLOAT_MIX
 from hw_profiles.runtimes.op_graphs import TOKENS, idle_graph, op_graph
 from hw_profiles.runtimes.stopwatch import Call
-
-MIX = (
-    Op("linear", (17, 48, 144)),
-    Op("attention", (1, 3, 17, 17, 16)),
-    Op("layer_norm", (17, 48)),
-    Op("gelu", (17, 192)),
-    Op("linear", (17, 192, 48)),
-    Op("add", (17, 48)),
-)
 
 
 def compiled(model: str | bytes, threads: int) -> Any:
@@ -81,7 +73,7 @@ def op_call(kind: str, shape: list[int], precision: str, copies: int = 1, thread
 
 def mix_call(threads: int = 1) -> Call:
     """One run of a fixed mix of small ops."""
-    return _call(op_graph(*MIX, copies=2).SerializeToString(), threads)
+    return _call(op_graph(*FLOAT_MIX, copies=2).SerializeToString(), threads)
 
 
 def idle_call(threads: int = 1) -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,3 +69,12 @@ ACCURACY = Metric("accuracy", "accuracy", True)
 LOSS = Metric("loss", "cross-entropy", False)
 BITS_PER_BYTE = Metric("bits_per_byte", "bits per byte", False)
 METRICS = {metric.name: metric for metric in (ACCURACY, LOSS, BITS_PER_BYTE)}
+
+
+def metric_of(objectives: Iterable[str]) -> Metric:
+    """The quality among objectives, of which a search has one.
+
+    >>> metric_of(["latency", "accuracy"]).name
+    'accuracy'
+    """
+    return next(METRICS[name] for name in objectives if name in METRICS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nas.budget import format_quantity
-from nas.data.metric import METRICS, Metric
+from nas.data.metric import METRICS, metric_of
 from nas.engine.pareto import Floats, hypervolume, minimised
 from nas.events import Event
 from nas.storage.records import StudyRecord, TrialRecord
@@ -44,7 +44,7 @@ class Standing:
         before = list(trials)
         names = list(record.objectives)
         self.total = total
-        self.metric: Metric = next(METRICS[name] for name in names if name in METRICS)
+        self.metric = metric_of(names)
         self._columns = [OBJECTIVES[name] for name in names]
         self._names = names
         self._more = [more for _, more in self._columns]

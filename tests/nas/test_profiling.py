@@ -10,13 +10,13 @@ import pytest
 
 import search_spaces
 from hw_profiles.errors import MeasureError, NotFoundError, UsageError
-from hw_profiles.harness import require_harness
+from hw_profiles.harness import Harness, require_harness
 from hw_profiles.op import Op
 from hw_profiles.profile import load_profile
 from hw_profiles.runtimes.op_graphs import op_graph
 from nas.candidate import CandidateSpace
 from nas.probes import Probe, architectures, chosen_spaces, ops_of, policies, wanted_ops
-from nas.profiling import describe_profile, measure_models, profile_cpu
+from nas.profiling import describe_profile, measure_models, profile_device
 from nas.targets import local_profile
 from predictors.latency import latency_predictor
 
@@ -70,10 +70,10 @@ def test_profiles_of_other_runtimes_have_places_of_their_own() -> None:
 def test_a_short_profile_of_eager_pytorch(tmp_path: Path) -> None:
     told: list[float] = []
     path = tmp_path / "mine.json"
-    made = profile_cpu(
+    made = profile_device(
         "mine",
+        require_harness("cpu", "eager"),
         path,
-        runtime="eager",
         spaces=["vit:digits"],
         time_limit_s=14,
         processes=2,
@@ -105,6 +105,18 @@ def test_a_short_profile_of_eager_pytorch(tmp_path: Path) -> None:
     [
         ({"runtime": "cudagraph"}, UsageError),
         ({"threads": 0}, UsageError),
+    ],
+)
+def test_harnesses_that_make_no_sense_are_refused(
+    options: dict[str, object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        require_harness("cpu", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
         ({"batch_size": 0}, UsageError),
         ({"spaces": ["vit:digit"]}, NotFoundError),
     ],
@@ -113,7 +125,7 @@ def test_requests_that_make_no_sense_are_refused(
     options: dict[str, object], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        profile_cpu("x", **options)  # type: ignore[arg-type]
+        profile_device("x", Harness(), **options)  # type: ignore[arg-type]
 
 
 def test_models_are_timed_in_processes_of_their_own() -> None:
