@@ -145,7 +145,7 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         beyond = np.maximum(np.log2(X) - self.largest_, 0.0)
         padded = np.maximum(X[:, 4], HEAD_TILES[0])
         beyond[:, 4] += np.maximum(np.log2(self.narrowest_ / padded), 0.0)
-        return self.bound_.ratio(self.predict(X, kv_heads), beyond.sum(axis=1))
+        return self.bound_.widened(self.predict(X, kv_heads), beyond.sum(axis=1))
 
     def to_params(self) -> Params:
         return {

@@ -74,16 +74,20 @@ class UpperBound:
         self.quantile_ = conformal_quantile(scores, self.coverage)
         return self
 
-    def ratio(self, predicted: Array, octaves: Array | float = 0.0) -> Array:
-        """Upper bound over prediction, at least 1, shape (n,).
+    def ratio(self, predicted: Array) -> Array:
+        """Upper bound over prediction, at least 1, shape (n,)."""
+        log_ratio = self.quantile_ * self._scale(np.log(predicted))
+        return np.asarray(np.exp(np.maximum(log_ratio, 0.0)))
+
+    def widened(self, predicted: Array, octaves: Array) -> Array:
+        """`ratio` to the power 1 + octaves, shape (n,).
 
         Args:
             predicted: (n,).
-            octaves: how far each lies outside of what was seen; the bound widens by its own
-                width for each.
+            octaves: how far each lies outside of what was seen, (n,); each widens the bound by its
+                own width.
         """
-        log_ratio = self.quantile_ * self._scale(np.log(predicted))
-        return np.asarray(np.exp(np.maximum(log_ratio, 0.0) * (1.0 + octaves)))
+        return np.asarray(np.exp(np.log(self.ratio(predicted)) * (1.0 + octaves)))
 
     def _scale(self, log_predicted: Array) -> Array:
         return np.asarray(np.interp(log_predicted, self.positions_, self.scales_))

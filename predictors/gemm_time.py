@@ -118,7 +118,7 @@ class RooflineMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
     def upper_ratio(self, X: Array) -> Array:
         logs = np.log2(X)
         beyond = np.maximum(self.low_ - logs, 0.0) + np.maximum(logs - self.high_, 0.0)
-        return self.bound_.ratio(self.predict(X), beyond.sum(axis=1))
+        return self.bound_.widened(self.predict(X), beyond.sum(axis=1))
 
     def to_params(self) -> Params:
         return {
