@@ -12,9 +12,7 @@ Prints the figures of all rows of the test tables together as one JSON object.
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import judging
@@ -24,31 +22,14 @@ from hw_profiles.errors import ProfileError
 from hw_profiles.gpus import read_gpu, sheet_of
 from hw_profiles.tables import read_table
 from predictors import metrics
-from predictors.attention_time import AttentionMLP, Chip
-from predictors.attention_transfer import AttentionTransfer
+from predictors.attention_fits import FEWEST, Group, fit_known, sampled, transfer
+from predictors.attention_fits import groups_of as attention_groups
+from predictors.attention_time import Chip
 from predictors.conformal import UpperBound
 from predictors.op_time import Array
+from predictors.sheet_models import COVERAGE
 
-COVERAGE = 0.9
-TRANSFER_ROWS = 3000  # of each group: the factors need no more
-FEWEST = 40  # rows of a stack for a fit of its own
 FALLBACK_RATIO = 1.25  # upper bound of a transfer that no other GPU can judge
-
-
-@dataclass
-class Group:
-    """Calls of one kind (causal or not) on one GPU, in one software stack.
-
-    Attributes:
-        calls: (batch, heads, queries, keys, head_dim, kv_heads, causal), (n, 7).
-        measured: milliseconds, (n,).
-    """
-
-    gpu: str
-    causal: bool
-    stack: str
-    calls: Array
-    measured: Array
 
 
 def main() -> int:
@@ -80,19 +61,9 @@ def chip_of(path: Path) -> tuple[str, Chip]:
 def groups_of(path: Path, sheets: list[Path]) -> list[Group]:
     """The attention of a table by kind and stack; its GPU's sheet is among those."""
     gpu = read_gpu(sheet_of(path, sheets)).name
-    rows = [row for row in read_table(path).rows if row.op.kind == "attention"]
-    if not rows:
+    groups = attention_groups(read_table(path).rows, gpu)
+    if not groups:
         raise ProfileError(f"{path} holds no attention.", "Give attention tables.")
-
-    def key(i: int) -> tuple[bool, str]:
-        return rows[i].causal, rows[i].stack
-
-    groups = []
-    for (causal, stack), members in itertools.groupby(sorted(range(len(rows)), key=key), key=key):
-        mine = [rows[i] for i in members]
-        calls = [(*row.op.shape, row.kv_heads, float(causal)) for row in mine]
-        times = np.array([row.latency_ms for row in mine])
-        groups.append(Group(gpu, causal, stack, np.array(calls, np.float64), times))
     return groups
 
 
@@ -130,30 +101,6 @@ def predict_known(group: Group, same: list[Group], chip: Chip) -> tuple[Array, A
     return np.exp(logs), np.exp(np.maximum(upper, logs))
 
 
-def fit_known(calls: Array, measured: Array, chip: Chip) -> AttentionMLP:
-    """A form of all rows whose bound is calibrated on whole shapes kept out of another fit."""
-    shapes, kv_heads = calls[:, :5], calls[:, 5]
-    _, ids = np.unique(calls, axis=0, return_inverse=True)
-    out = (np.random.default_rng(0).permutation(ids.max() + 1) % 5 == 0)[ids]
-    form = AttentionMLP(
-        chip.cores, chip.flops_per_s, chip.bandwidth_bytes_per_s, bool(calls[0, 6] > 0)
-    )
-    form.fit(shapes[~out], measured[~out], kv_heads[~out])
-    predicted = form.predict(shapes[out], kv_heads[out])
-    form.fit(shapes, measured, kv_heads)
-    return form.calibrate(predicted, measured[out], COVERAGE)
-
-
-def transfer(gpu: str, train: list[Group], chips: dict[str, Chip]) -> AttentionTransfer:
-    """A model of that GPU from the calls given, its own of the other kind among them or not."""
-    some = [sampled(g) for g in train]
-    return AttentionTransfer(chips[gpu]).fit(
-        np.vstack([g.calls for g in some]),
-        np.concatenate([g.measured for g in some]),
-        [chips[g.gpu] for g in some for _ in g.calls],
-    )
-
-
 def transfer_bound(
     group: Group, train: list[Group], chips: dict[str, Chip], predicted: Array
 ) -> Array:
@@ -176,12 +123,6 @@ def transfer_bound(
     if len(ratios) == 1:
         return np.full(len(predicted), FALLBACK_RATIO)
     return np.max(ratios, axis=0)
-
-
-def sampled(group: Group) -> Group:
-    """At most `TRANSFER_ROWS` of a group's rows."""
-    chosen = np.random.default_rng(0).permutation(len(group.calls))[:TRANSFER_ROWS]
-    return Group(group.gpu, group.causal, group.stack, group.calls[chosen], group.measured[chosen])
 
 
 if __name__ == "__main__":

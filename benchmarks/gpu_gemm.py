@@ -15,16 +15,15 @@ from pathlib import Path
 
 import judging
 import numpy as np
-from fit_a100 import COVERAGE, arrays, folds_of, new_gemm
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.gpus import read_device
 from hw_profiles.profile import Device
 from hw_profiles.tables import GEMM_PRECISIONS, TableRow, read_table
+from predictors.gemm_fits import FEWEST, arrays, folds_of, new_gemm
 from predictors.gemm_time import other_stack
 from predictors.op_time import Array
-
-FEWEST = 200  # train rows of a precision
+from predictors.sheet_models import COVERAGE
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ sheet; of one that is not in the table the three are estimated from its sheet.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.profile import Device
-from hw_profiles.tables import read_sheet, read_sheet_values
+from hw_profiles.tables import read_sheet_values
 
 MIB = 2**20
 
@@ -50,6 +49,7 @@ KNOWN = {
     "a10": KnownGpu("NVIDIA A10", 72, 6 * MIB, 1.695e9),
     "a40": KnownGpu("NVIDIA A40", 84, 6 * MIB, 1.74e9),
     "rtx3090": KnownGpu("NVIDIA GeForce RTX 3090", 82, 6 * MIB, 1.695e9),
+    "orin": KnownGpu("NVIDIA Jetson AGX Orin", 16, 4 * MIB, 1.3e9),
     "rtx4090": KnownGpu("NVIDIA GeForce RTX 4090", 128, 72 * MIB, 2.52e9),
     "l4": KnownGpu("NVIDIA L4", 58, 48 * MIB, 2.04e9),
     "l40": KnownGpu("NVIDIA L40", 142, 96 * MIB, 2.49e9),
@@ -65,7 +65,16 @@ KNOWN = {
     "gb300": KnownGpu("NVIDIA GB300", 148, 126 * MIB, 1.92e9),
 }
 # dense bf16 FLOPs that one multiprocessor does in a cycle, by compute capability x 10
-FLOPS_PER_CYCLE = {70: 1024, 75: 1024, 80: 2048, 86: 1024, 89: 1024, 90: 4096, 100: 8192, 103: 8192}
+FLOPS_PER_CYCLE = {
+    70: 1024, 75: 1024, 80: 2048, 86: 1024, 87: 2048, 89: 1024, 90: 4096, 100: 8192, 103: 8192,
+}  # fmt: skip
+# Entries of a sheet -> precisions whose dense peak they state.
+PEAKS = {
+    "bfloat16_tc_flops": "bf16",
+    "float16_tc_flops": "fp16",
+    "int8_tc_flops": "int8",
+    "fp8_tc_flops": "fp8",
+}
 # of a GPU of which nothing else is known
 USUAL_CLOCK_HZ = 1.8e9
 USUAL_L2_BYTES = 48 * MIB
@@ -80,7 +89,7 @@ class Gpu:
     Attributes:
         name: the product, or the sheet's name.
         capability: compute capability x 10; 90 is Hopper.
-        flops_per_s: dense bf16 peak (2 FLOPs per MAC).
+        flops_per_s: dense peak of 16-bit products (2 FLOPs per MAC).
         bandwidth_bytes_per_s: memory rate.
         power_w: power limit.
         cores, l2_bytes, clock_hz: as `KnownGpu` has them, or estimated.
@@ -129,23 +138,45 @@ def read_gpu(path: Path) -> Gpu:
     clock with its generation's FLOPs per cycle, and 48 MiB of cache.
 
     Raises:
-        ProfileError: if the file cannot be read or lacks the bandwidth or the bf16 peak.
+        ProfileError: if the file cannot be read or lacks the bandwidth or the peak of bf16 (of
+            fp16 where the GPU has no bf16).
+    """
+    return _gpu(path, read_sheet_values(path))
+
+
+def read_device(path: Path) -> Device:
+    """The device of a sheet, its name and multiprocessors as `read_gpu` has them.
+
+    The first of its peaks is that of its native type: bf16, or fp16 where it has no bf16.
+
+    Raises:
+        ProfileError: as `read_gpu`.
     """
     values = read_sheet_values(path)
-    try:
-        flops, bandwidth = values["bfloat16_tc_flops"], values["mem_bw"]
-    except KeyError as missing:
+    gpu = _gpu(path, values)
+    memory = values.get("mem_capacity")
+    return Device(
+        name=gpu.name,
+        vendor="NVIDIA",
+        kind="cuda",
+        cores=gpu.cores,
+        memory_bytes=None if memory is None else int(memory),
+        bandwidth_bytes_per_s=gpu.bandwidth_bytes_per_s,
+        peak_flops={name: values[entry] for entry, name in PEAKS.items() if entry in values},
+        source=f"vendor sheet {path.name}",
+    )
+
+
+def _gpu(path: Path, values: dict[str, float]) -> Gpu:
+    flops = values.get("bfloat16_tc_flops", values.get("float16_tc_flops"))
+    bandwidth = values.get("mem_bw")
+    if flops is None or bandwidth is None:
+        missing = "bfloat16_tc_flops" if flops is None else "mem_bw"
         raise ProfileError(
-            f"{path} is not a device sheet (no {missing.args[0]} under gpu).",
-            "It needs mem_bw and bfloat16_tc_flops under `gpu:`.",
-        ) from None
-    capability = values.get("sm_version", USUAL_CAPABILITY)
-    power = values.get("power", USUAL_WATTS_PER_FLOPS * flops)
-    if not all(0 < value < math.inf for value in (flops, bandwidth, capability, power)):
-        raise ProfileError(
-            f"{path} states a figure that is no positive number.",
-            "Check mem_bw, bfloat16_tc_flops, power and sm_version.",
+            f"{path} is not a GPU's sheet (no {missing} under gpu).",
+            "It needs mem_bw and bfloat16_tc_flops (or float16_tc_flops) under `gpu:`.",
         )
+    capability = values.get("sm_version", USUAL_CAPABILITY)
     known = known_gpu(words_of(path))
     per_cycle = FLOPS_PER_CYCLE.get(round(capability), 2048)
     return Gpu(
@@ -153,22 +184,12 @@ def read_gpu(path: Path) -> Gpu:
         capability=capability,
         flops_per_s=flops,
         bandwidth_bytes_per_s=bandwidth,
-        power_w=power,
+        power_w=values.get("power", USUAL_WATTS_PER_FLOPS * flops),
         cores=known.cores if known else max(1, round(flops / per_cycle / USUAL_CLOCK_HZ)),
         l2_bytes=known.l2_bytes if known else USUAL_L2_BYTES,
         clock_hz=known.clock_hz if known else USUAL_CLOCK_HZ,
         estimated=known is None,
     )
-
-
-def read_device(path: Path) -> Device:
-    """The device of a sheet, its name and multiprocessors as `read_gpu` has them.
-
-    Raises:
-        ProfileError: if the file cannot be read or lacks the bandwidth or the bf16 peak.
-    """
-    gpu = read_gpu(path)
-    return read_sheet(path, gpu.name, gpu.cores)
 
 
 def sheet_of(table: Path, sheets: Iterable[Path]) -> Path:

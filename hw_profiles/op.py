@@ -37,7 +37,7 @@ PRECISIONS: dict[str, Precision] = {
         Precision("bf16", 16, 16),
         Precision("fp16", 16, 16),
         Precision("int8", 8, 8),
-        Precision("fp8", 8, 8),  # timed and metered on GPUs; no scheme offers it
+        Precision("fp8", 8, 8),
         Precision("int8_wo", 8, 0),
         Precision("int4_wo", 4, 0, weight_group=32),
     )
@@ -53,20 +53,26 @@ class _Kind:
     weights: Callable[..., int]
     reads: Callable[..., int]
     writes: Callable[..., int]
+    in_place: bool = False
 
 
 def _out(size: int, kernel: int, stride: int, padding: int = 0) -> int:
     return (size + 2 * padding - kernel) // stride + 1
 
 
-def _pointwise(inputs: int = 1, weights_per_column: int = 0) -> _Kind:
-    """An op over (rows, width) that computes each output from few numbers."""
+def _pointwise(inputs: int = 1, weights_per_column: int = 0, in_place: bool = True) -> _Kind:
+    """An op over (rows, width) that computes each output from few numbers.
+
+    Args:
+        in_place: whether no other op needs its input (its first, of two) afterwards.
+    """
     return _Kind(
         ("rows", "width"),
         macs=lambda r, w: 0,
         weights=lambda r, w: weights_per_column * w,
         reads=lambda r, w: inputs * r * w,
         writes=lambda r, w: r * w,
+        in_place=in_place,
     )
 
 
@@ -130,8 +136,9 @@ KINDS: dict[str, _Kind] = {
         reads=lambda r, e, w: r * w,
         writes=lambda r, e, w: r * w,
     ),
-    "layer_norm": _pointwise(weights_per_column=2),
-    "rms_norm": _pointwise(weights_per_column=1),
+    # before a block, whose input the residual sum needs again
+    "layer_norm": _pointwise(weights_per_column=2, in_place=False),
+    "rms_norm": _pointwise(weights_per_column=1, in_place=False),
     "relu": _pointwise(),  # relu6 too
     "gelu": _pointwise(),
     "silu": _pointwise(),
@@ -141,7 +148,7 @@ KINDS: dict[str, _Kind] = {
     "mul": _pointwise(inputs=2),  # y = a * b, a gate
     "rotary": _pointwise(),  # rotary position embedding
     # a plain copy: concatenation, transposition, adding a table
-    "copy": _pointwise(),
+    "copy": _pointwise(in_place=False),
 }
 
 
@@ -205,6 +212,11 @@ class Op:
     def writes(self) -> int:
         """Activation elements written."""
         return KINDS[self.kind].writes(*self.shape)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its output may take the place of an input."""
+        return KINDS[self.kind].in_place
 
     @property
     def weight_bytes(self) -> int:

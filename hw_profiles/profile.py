@@ -19,7 +19,7 @@ from hw_profiles.op import KINDS, PRECISIONS, Op
 SCHEMA_VERSION = 3
 MAX_PROFILE_BYTES = 32 * 2**20
 Provenance = Literal["measured", "fitted", "derived"]
-RuntimeName = Literal["onnxruntime", "openvino", "eager", "compile", "cudagraph"]
+RuntimeName = Literal["onnxruntime", "openvino", "eager", "compile", "cudagraph", "cmsis-nn"]
 LONGEST_SHOWN = 120
 #: A size in a shape. Products of a few of them stay numbers that arrays can hold.
 Size = Annotated[int, Field(ge=0, lt=2**31)]
@@ -34,9 +34,12 @@ class Device(_Strict):
 
     name: str
     vendor: str
-    kind: Literal["cpu", "cuda"]
+    kind: Literal["cpu", "cuda", "mcu"]
     cores: int | None = None
     memory_bytes: int | None = None
+    flash_bytes: int | None = Field(
+        default=None, description="storage that weights are read from in place, if there is any"
+    )
     bandwidth_bytes_per_s: float | None = None
     peak_flops: dict[str, float] = Field(
         default_factory=dict, description="dense FLOP/s (2 per MAC) by precision"
@@ -51,6 +54,9 @@ class Runtime(_Strict):
     version: str = ""
     native: Literal["fp32", "bf16", "fp16"]
     threads: int = Field(default=1, ge=1)
+    plans_buffers: bool = Field(
+        default=False, description="an element-wise op may write over its input"
+    )
 
 
 class FitError(_Strict):

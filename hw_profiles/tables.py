@@ -17,7 +17,6 @@ from pathlib import Path
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import Op
-from hw_profiles.profile import Device
 
 GEMM_COLUMNS = ("gemm_dtype", "m", "n", "k", "latency")
 ATTENTION_COLUMNS = ("attn_dtype", "batch_size", "isl", "num_heads", "head_dim", "latency")
@@ -27,7 +26,7 @@ GEMM_PRECISIONS = {
     "int4_wo": "int4_wo",
     "sq": "int8",  # SmoothQuant: int8 weights and activations
 }
-# products that no deployment offers, read on request; blocks of numbers share one scale
+# read on request; in fp8_block blocks of numbers share one scale
 FP8_PRECISIONS = {"fp8": "fp8", "fp8_block": "fp8"}
 MAX_TABLE_BYTES = 256 * 2**20
 MAX_SHEET_BYTES = 2**16
@@ -101,45 +100,46 @@ def read_table(path: Path, fp8: bool = False) -> KernelTable:
     return KernelTable(tuple(rows), skipped)
 
 
-def read_sheet(path: Path, name: str, cores: int) -> Device:
-    """Read a vendor's sheet of an NVIDIA GPU.
+def read_sheet_section(path: Path, section: str) -> dict[str, str]:
+    """The entries under `section:` of a device sheet, as written, by their names there.
 
-    Args:
-        name: the device's full name; the sheet does not say it.
-        cores: its streaming multiprocessors; the sheet does not say them either.
-
-    Raises:
-        ProfileError: if the file cannot be read or lacks the bandwidth or the bf16 peak.
-    """
-    values = read_sheet_values(path)
-    try:
-        peaks = {"bf16": values["bfloat16_tc_flops"]}
-        if "int8_tc_flops" in values:
-            peaks["int8"] = values["int8_tc_flops"]
-        return Device(
-            name=name,
-            vendor="NVIDIA",
-            kind="cuda",
-            cores=cores,
-            memory_bytes=int(values["mem_capacity"]),
-            bandwidth_bytes_per_s=values["mem_bw"],
-            peak_flops=peaks,
-            source=f"vendor sheet {path.name}",
-        )
-    except KeyError as missing:
-        raise ProfileError(
-            f"{path} is not a device sheet (no {missing.args[0]} under gpu).",
-            "It needs mem_bw, mem_capacity and bfloat16_tc_flops under `gpu:`.",
-        ) from None
-
-
-def read_sheet_values(path: Path) -> dict[str, float]:
-    """The numbers under `gpu:` of a vendor's sheet, by their names there.
+    A sheet is plain enough to need no YAML library: names and values, indented, with comments.
 
     Raises:
         ProfileError: if the file cannot be read.
     """
-    return _gpu_section(read_text(path, MAX_SHEET_BYTES))
+    values: dict[str, str] = {}
+    inside = False
+    for line in read_text(path, MAX_SHEET_BYTES).splitlines():
+        line = line.partition("#")[0].rstrip()
+        if not line:
+            continue
+        if not line[0].isspace():
+            inside = line == f"{section}:"
+            continue
+        key, colon, value = line.strip().partition(":")
+        if inside and colon:
+            values[key] = value.strip()
+    return values
+
+
+def read_sheet_values(path: Path, section: str = "gpu") -> dict[str, float]:
+    """The numbers of a section of a device sheet, by their names there; text is left out.
+
+    Raises:
+        ProfileError: if the file cannot be read, or a number is not finite and positive.
+    """
+    values: dict[str, float] = {}
+    for key, text in read_sheet_section(path, section).items():
+        try:
+            values[key] = float(text)
+        except ValueError:
+            continue
+        if not 0 < values[key] < math.inf:
+            raise ProfileError(
+                f"{path} states {key} {text}, which is no positive number.", "Correct the sheet."
+            )
+    return values
 
 
 def _gemm_row(precisions: dict[str, str], record: dict[str, str]) -> TableRow | None:
@@ -192,26 +192,6 @@ def _positive_or_none(text: str | None) -> float | None:
 
 def _stack(record: dict[str, str]) -> str:
     return f"{record.get('framework', '')} {record.get('version', '')}".strip()
-
-
-def _gpu_section(text: str) -> dict[str, float]:
-    """The numbers under `gpu:`; a sheet is plain enough to need no YAML library."""
-    values: dict[str, float] = {}
-    inside = False
-    for line in text.splitlines():
-        line = line.partition("#")[0].rstrip()
-        if not line:
-            continue
-        if not line[0].isspace():
-            inside = line == "gpu:"
-            continue
-        key, colon, value = line.strip().partition(":")
-        if inside and colon:
-            try:
-                values[key] = float(value)
-            except ValueError:
-                continue  # text such as a name: not a peak
-    return values
 
 
 def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:

@@ -95,12 +95,22 @@ class Setting:
             latency_predictor(profile),
             batch_size,
             native=profile.precisions[0],
+            plans_buffers=profile.runtime.plans_buffers,
+            weights_in_flash=profile.device.flash_bytes is not None,
         )
         self._last: tuple[bytes, dict[str, NDArray[np.float64]]] = (b"", {})
-        self.budgets = tuple(
+        asked = [
             b.resolved(self.costs.extreme(b.column, largest=True)[0]) if b.relative else b
             for b in budgets
-        )
+        ]
+        self.budgets = tuple(with_capacities(asked, self._capacities()))
+
+    def _capacities(self) -> list[Budget]:
+        """What the device holds, where some candidate needs more."""
+        device = self.profile.device
+        held = {"memory": device.memory_bytes, "weights": device.flash_bytes}
+        limits = [Budget(name, float(size)) for name, size in held.items() if size is not None]
+        return [b for b in limits if self.costs.extreme(b.column, largest=True)[0] > b.limit]
 
     @property
     def space(self) -> SearchSpace:
@@ -197,6 +207,13 @@ class Setting:
                     "Loosen one of them.",
                 )
         return reaches
+
+
+def with_capacities(budgets: Sequence[Budget], capacities: Sequence[Budget]) -> list[Budget]:
+    """Budgets with those of the device added, the smaller where both limit a quantity."""
+    own = {b.quantity: b for b in capacities}
+    limits = {b.quantity: min(b, own.get(b.quantity, b), key=lambda b: b.limit) for b in budgets}
+    return list((limits | {q: b for q, b in own.items() if q not in limits}).values())
 
 
 def _rounded_up(quantity: str, value: float) -> str:

@@ -79,6 +79,21 @@ class UpperBound:
         log_ratio = self.quantile_ * self._scale(np.log(predicted))
         return np.asarray(np.exp(np.maximum(log_ratio, 0.0)))
 
+    def wider(self, power: float) -> UpperBound:
+        """The bound whose ratios are this one's to a power."""
+        bound = UpperBound(self.coverage, self.bins)
+        bound.positions_, bound.scales_ = self.positions_, self.scales_
+        bound.quantile_ = power * self.quantile_
+        return bound
+
+    def nearer(self, share: float, spread: float) -> UpperBound:
+        """The bound whose log ratios are a share of this one's and a spread more, at most these."""
+        bound = self.wider(1.0)
+        if self.quantile_ > 0:
+            scales = share * self.scales_ + spread / self.quantile_
+            bound.scales_ = np.minimum(scales, self.scales_)
+        return bound
+
     def widened(self, predicted: Array, octaves: Array) -> Array:
         """`ratio` to the power 1 + octaves, shape (n,).
 

@@ -49,6 +49,8 @@ class CostModel:
         latency: the target's latency predictor.
         batch_size: examples per forward pass.
         native: precision of everything that no scheme quantizes.
+        plans_buffers: whether the runtime lets element-wise ops write over their input.
+        weights_in_flash: whether weights are read in place and take no memory.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class CostModel:
         latency: LatencyPredictor,
         batch_size: int = 1,
         native: str = "fp32",
+        plans_buffers: bool = False,
+        weights_in_flash: bool = False,
     ) -> None:
         self.space = space
         self.choices = choices
@@ -66,6 +70,8 @@ class CostModel:
         self.latency = latency
         self.batch_size = batch_size
         self.native = native
+        self.plans_buffers = plans_buffers
+        self.weights_in_flash = weights_in_flash
         self._native_bytes = PRECISIONS[native].weight_bits // 8
         self._tables: dict[str, _BlockTable] = {}
         for block in space.blocks:
@@ -104,13 +110,18 @@ class CostModel:
             for (group, scheme), per_combination in wanted.items()
         }
         groups = tuple(np.stack([sums[g, s] for s in self.schemes], axis=1) for g in names)
-        peak = np.array([max(o.live for o in ops) for ops in combinations], dtype=np.float64)
+        peak = np.array([max(map(self._live, ops)) for ops in combinations], dtype=np.float64)
         return _BlockTable(sums["", self.native], groups, peak)
 
     def _counts(self, layer_op: LayerOp, scheme: str, call: Op) -> Array:
         """Parameters, bytes as stored and MACs of an op, (3,)."""
         stored = call.weight_bytes + layer_op.extra * self._native_bytes
         return np.array([layer_op.params, stored, layer_op.op.macs], dtype=np.float64)
+
+    def _live(self, layer_op: LayerOp) -> int:
+        """Activation elements alive while an op runs."""
+        saved = layer_op.op.writes if self.plans_buffers and layer_op.op.in_place else 0
+        return layer_op.live - saved
 
     def features(self, genomes: Genomes) -> tuple[Array, Array]:
         """Summed table rows (n, features + 3) and peak activation elements (n,)."""
@@ -144,12 +155,13 @@ class CostModel:
     def costs(self, genomes: Genomes) -> dict[str, Array]:
         """Every column of `COLUMNS` for each genome, (n,) each.
 
-        memory_bytes is weights plus the largest activations alive at once, in native precision.
+        memory_bytes is the largest activations alive at once, in native precision, and the weights
+        unless they stay in flash.
         """
         total, peak = self.features(genomes)
         latency, upper = self.latency.predict(total[:, :-3])
         params, weight_bytes, macs = total[:, -3:].T
-        memory = weight_bytes + peak * self._native_bytes
+        memory = peak * self._native_bytes + (0.0 if self.weights_in_flash else weight_bytes)
         return dict(zip(COLUMNS, (latency, upper, memory, params, weight_bytes, macs), strict=True))
 
     def extreme(self, column: str, largest: bool, seed: int = 0) -> tuple[float, NDArray[np.int64]]:

@@ -227,11 +227,13 @@ class QuantizedGemm(OpForm):
     """A matrix product whose activations are quantized first, by one fused kernel over (m, k).
 
     Args:
-        product: the fitted product of quantized inputs.
+        product: the product of quantized inputs, of the class `product_form`.
         quantizing: the pass that quantizes them.
     """
 
-    def __init__(self, product: RooflineMLP, quantizing: StreamTime) -> None:
+    product_form: type[OpForm] = RooflineMLP
+
+    def __init__(self, product: OpForm, quantizing: StreamTime) -> None:
         self.product = product
         self.quantizing = quantizing
 
@@ -250,4 +252,4 @@ class QuantizedGemm(OpForm):
     @classmethod
     def from_params(cls, params: Params) -> QuantizedGemm:
         passed: Params = {name: params[f"pass_{name}"] for name in StreamTime.names}
-        return cls(RooflineMLP.from_params(params), StreamTime.from_params(passed))
+        return cls(cls.product_form.from_params(params), StreamTime.from_params(passed))

@@ -84,6 +84,113 @@ class PoolTime(StreamTime):
         return np.asarray(batch * channels * (height * width + outputs))
 
 
+@register_form("gemm_roofline")
+class GemmRoofline(_DerivedForm):
+    """y[m, n] = x[m, k] W[k, n]: floor + the larger of arithmetic and memory time.
+
+    Args:
+        floor_ms: time of the smallest product.
+        flops_per_s: rate of arithmetic reached (2 FLOPs per MAC).
+        bandwidth_bytes_per_s: memory rate reached.
+        weight_bytes, element_bytes: bytes of a weight, and of an input or output.
+        upper: stated upper bound over prediction.
+
+    >>> product = GemmRoofline(0.01, 1e9, 1e9, 4.0, 4.0, 2.0)
+    >>> product.predict(np.array([[1000.0, 100.0, 10.0]])).round(3).tolist()
+    [2.01]
+    """
+
+    names = (
+        "floor_ms",
+        "flops_per_s",
+        "bandwidth_bytes_per_s",
+        "weight_bytes",
+        "element_bytes",
+        "upper",
+    )
+
+    def __init__(
+        self,
+        floor_ms: float,
+        flops_per_s: float,
+        bandwidth_bytes_per_s: float,
+        weight_bytes: float,
+        element_bytes: float,
+        upper: float,
+    ) -> None:
+        self.floor_ms = floor_ms
+        self.flops_per_s = flops_per_s
+        self.bandwidth_bytes_per_s = bandwidth_bytes_per_s
+        self.weight_bytes = weight_bytes
+        self.element_bytes = element_bytes
+        self.upper = upper
+
+    def predict(self, X: Array) -> Array:
+        m, k, n = X.T
+        moved = self.weight_bytes * k * n + self.element_bytes * m * (k + n)
+        seconds = np.maximum(2 * m * k * n / self.flops_per_s, moved / self.bandwidth_bytes_per_s)
+        return np.asarray(self.floor_ms + 1e3 * seconds)
+
+
+@register_form("attention_roofline")
+class AttentionRoofline(_DerivedForm):
+    """softmax(Q K^T) V: floor + the larger of arithmetic and memory time.
+
+    Args:
+        floor_ms: time of the smallest call.
+        flops_per_s: rate of arithmetic reached (2 FLOPs per MAC).
+        bandwidth_bytes_per_s: memory rate reached.
+        element_bytes: bytes of one number.
+        score_passes: times that the scores go to memory or back; 0 where the op is fused.
+        upper: stated upper bound over prediction.
+    """
+
+    names = (
+        "floor_ms",
+        "flops_per_s",
+        "bandwidth_bytes_per_s",
+        "element_bytes",
+        "upper",
+    )
+
+    def __init__(
+        self,
+        floor_ms: float,
+        flops_per_s: float,
+        bandwidth_bytes_per_s: float,
+        element_bytes: float,
+        upper: float,
+        score_passes: float = 0.0,
+    ) -> None:
+        self.floor_ms = floor_ms
+        self.flops_per_s = flops_per_s
+        self.bandwidth_bytes_per_s = bandwidth_bytes_per_s
+        self.element_bytes = element_bytes
+        self.upper = upper
+        self.score_passes = score_passes
+
+    def predict(self, X: Array) -> Array:
+        batch, heads, queries, keys, head_dim = X.T
+        scores = batch * heads * queries * keys
+        elements = 2 * batch * heads * (queries + keys) * head_dim + self.score_passes * scores
+        seconds = np.maximum(
+            4 * scores * head_dim / self.flops_per_s,
+            elements * self.element_bytes / self.bandwidth_bytes_per_s,
+        )
+        return np.asarray(self.floor_ms + 1e3 * seconds)
+
+    def to_params(self) -> Params:
+        return {**super().to_params(), "score_passes": float(self.score_passes)}
+
+    @classmethod
+    def from_params(cls, params: Params) -> Self:
+        form = super().from_params(params)
+        form.score_passes = number(params, "score_passes")
+        if form.score_passes < 0:
+            raise ValueError("score_passes cannot be negative")
+        return form
+
+
 #: Channels of a group under which a grouped convolution cannot feed matrix units.
 MATRIX_CHANNELS = 8
 

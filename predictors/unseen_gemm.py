@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 
 from hw_profiles.gpus import Gpu
 from predictors.conformal import UpperBound
-from predictors.gemm_time import RooflineMLP
+from predictors.gemm_time import QuantizedGemm, RooflineMLP
 from predictors.op_time import Array, OpForm, Params, number, numbers, register_form
 from predictors.tile_model import PRIOR, TileModel
 
@@ -46,6 +46,7 @@ class UnseenGemm(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         sibling_time_: its own fitted times.
         bound_: upper bound, from devices left out in turn.
         bound_share_: how much of it holds here, as a share of the log: 1 without a sibling.
+        left_out_: milliseconds predicted and measured of the devices left out in turn, (n,) each.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class UnseenGemm(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             distances.append(min(_distance(gpu, other) for other, _, _ in others))
         times, errors = np.concatenate(predicted), np.concatenate(logs)
         # of so few devices it is chance which come out slower than predicted: either sign is likely
+        self.left_out_ = times, times * np.exp(errors)
         signs = rng.choice([-1.0, 1.0], len(errors))
         self.bound_ = UpperBound(COVERAGE).fit(times, times * np.exp(signs * errors))
         self.bound_share_ = 1.0
@@ -101,6 +103,37 @@ class UnseenGemm(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             self.bound_share_ = round(min(1.0, _distance(self.sibling_, self.gpu) / usual), 4)
             self.sibling_time_.bound_ = self.bound_
         return self
+
+    def asked_of(self, gpu: Gpu) -> UnseenGemm:
+        """The same fit, asked about another device with other kernels than any that was timed.
+
+        Raises:
+            ValueError: if this fit rests on a device with the same kernels as its own.
+        """
+        if self.sibling_ is not None:
+            raise ValueError("this fit is that of one device's kernels")
+        return self._moved(gpu, None, None, 1.0)
+
+    def at_precision(self, donor: Gpu, donor_time: RooflineMLP) -> UnseenGemm:
+        """Products of another precision: as a device has them on which they were timed.
+
+        Its times are scaled by what the model says of 16-bit products on the two devices. The bound
+        is this fit's own beside a device with the same kernels, else the whole one.
+        """
+        share = self.bound_share_ if donor == self.sibling_ else 1.0
+        return self._moved(self.gpu, donor, donor_time, share)
+
+    def _moved(
+        self, gpu: Gpu, sibling: Gpu | None, sibling_time: RooflineMLP | None, share: float
+    ) -> UnseenGemm:
+        form = UnseenGemm(gpu, self.steps, self.rows, self.sibling_steps, self.seed)
+        form.tiles_, form.bound_, form.bound_share_ = self.tiles_, self.bound_, share
+        if hasattr(self, "left_out_"):
+            form.left_out_ = self.left_out_
+        form.sibling_ = sibling
+        if sibling_time is not None:
+            form.sibling_time_ = sibling_time
+        return form
 
     def predict(self, X: Array) -> Array:
         times = self.tiles_.predict(X, self.gpu)
@@ -153,6 +186,13 @@ class UnseenGemm(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             seed=self.seed,
         )
         return form.fit(shapes, times)
+
+
+@register_form("quantized_unseen_gemm")
+class QuantizedUnseenGemm(QuantizedGemm):
+    """The same with activations quantized first, by one fused kernel."""
+
+    product_form = UnseenGemm
 
 
 def _distance(a: Gpu, b: Gpu) -> float:

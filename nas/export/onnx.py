@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from hw_profiles.errors import nearest
 from hw_profiles.machine import this_cpu
 from nas.errors import ExportError
-from nas.quantization.graph import COUNTS, MICROSOFT, GraphLinear, quantized_nodes
+from nas.quantization.graph import COUNTS, MICROSOFT, GraphLinear, operator_kind, quantized_nodes
 from nas.quantization.schemes import Scheme, get_scheme
 
 INPUT, OUTPUT = "input", "output"
@@ -228,7 +228,7 @@ def quantize_onnx(
 
 def count_quantized(model: onnx.ModelProto, runtime: str = "onnxruntime") -> dict[str, int]:
     """How many linears a graph really holds in each quantized scheme of a runtime."""
-    found = Counter(node.op_type for node in model.graph.node)
+    found = Counter(map(operator_kind, model.graph.node))
     return {name: n for name, n in COUNTS[runtime](found).items() if n}
 
 

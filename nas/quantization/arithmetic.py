@@ -1,7 +1,8 @@
 """Each runtime's arithmetic on torch tensors, so that accuracy is that of the deployed network.
 
 Sources: ONNX DynamicQuantizeLinear and ONNX Runtime's DynamicQuantizeMatMul and MatMulNBits
-(operator specifications); torchao 0.18, `Int8Tensor` and `Int4TilePackedTo4dTensor`. Integers
+(operator specifications); torchao 0.18, `Int8Tensor`, `Int4TilePackedTo4dTensor` and
+`Float8Tensor` (float8_e4m3fn, a scale a row); CMSIS-NN's fully connected int8. Integers
 are computed in floating point of enough bits to be exact.
 """
 
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from hw_profiles.errors import UsageError, nearest
 from nas.quantization.schemes import (
+    CMSIS_FP32,
+    CMSIS_INT8,
+    GRAPH_FP8,
     GRAPH_INT4,
     GRAPH_INT8,
     GRAPH_INT8_WO,
@@ -48,16 +52,17 @@ def register_arithmetic(scheme: Scheme) -> Callable[[ArithmeticFactory], Arithme
 
 @register_arithmetic(ORT_FP32)
 @register_arithmetic(OPENVINO_FP32)
+@register_arithmetic(CMSIS_FP32)
 def _float(batch_size: int) -> Arithmetic:
     return F.linear
 
 
-# --- ONNX Runtime -------------------------------------------------------------------------------
+# --- ONNX Runtime, and CMSIS-NN -----------------------------------------------------------------
 
 
-def channel_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+def channel_int8(weight: Tensor, scheme: Scheme = ORT_INT8) -> tuple[Tensor, Tensor]:
     """Symmetric integers of a weight (out, in), as float, and their scales (out,)."""
-    limit = ORT_INT8.weight_range[1]
+    limit = scheme.weight_range[1]
     scale = weight.abs().amax(1) / limit
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return (weight / scale[:, None]).round_().clamp_(-limit, limit), scale
@@ -94,7 +99,17 @@ def _per_chunk(values: Tensor, size: int, reduce: Callable[[Tensor], Tensor]) ->
 
 @register_arithmetic(ORT_INT8)
 def _ort_int8(batch_size: int) -> Arithmetic:
-    levels = ORT_INT8.activation_range[1]
+    return _tensor_int8(ORT_INT8, batch_size)
+
+
+@register_arithmetic(CMSIS_INT8)
+def _cmsis_int8(batch_size: int) -> Arithmetic:
+    return _tensor_int8(CMSIS_INT8, batch_size)
+
+
+def _tensor_int8(scheme: Scheme, batch_size: int) -> Arithmetic:
+    """Unsigned activations with one range for the deployed batch, weights with one a channel."""
+    levels = scheme.activation_range[1]
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         flat = x.flatten(1)  # amin and amax apart: aminmax is not vectorised
@@ -105,8 +120,8 @@ def _ort_int8(batch_size: int) -> Arithmetic:
         # Integers less their zero point. The ends round to the ends, so nothing is clamped; the
         # zero point itself cancels.
         q = torch.div(x, scale).round_()
-        w, weight_scale = channel_int8(weight)
-        largest = levels * ORT_INT8.weight_range[1] * weight.shape[1]
+        w, weight_scale = channel_int8(weight, scheme)
+        largest = levels * scheme.weight_range[1] * weight.shape[1]
         if largest < _EXACT_FP32:
             y = F.linear(q, w)
         else:
@@ -168,6 +183,26 @@ def _graph_int8(batch_size: int) -> Arithmetic:
             y = F.linear(q.double(), w.double()).float()
         y = (y * token_scale).to(x.dtype) * channel_scale.flatten()
         return (y if bias is None else y + bias).to(x.dtype)
+
+    return linear
+
+
+def rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """float8_e4m3fn along the last dimension, as float32, and its float32 scales (..., 1)."""
+    largest = GRAPH_FP8.weight_range[1]
+    scale = x.abs().amax(-1, keepdim=True).float() / largest
+    scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
+    held = (x.float() / scale).clamp_(-largest, largest).to(torch.float8_e4m3fn)
+    return held.float(), scale
+
+
+@register_arithmetic(GRAPH_FP8)
+def _graph_fp8(batch_size: int) -> Arithmetic:
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        q, token_scale = rows_fp8(x)
+        w, channel_scale = rows_fp8(weight)
+        y = F.linear(q, w) * token_scale * channel_scale.flatten()
+        return (y if bias is None else y + bias.float()).to(x.dtype)
 
     return linear
 

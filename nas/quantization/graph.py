@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from ml_dtypes import float8_e4m3fn
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor
 
-from nas.quantization.arithmetic import block_int4, channel_int8, symmetric_rows, tinygemm_int4
+from nas.quantization.arithmetic import (
+    block_int4,
+    channel_int8,
+    rows_fp8,
+    symmetric_rows,
+    tinygemm_int4,
+)
 from nas.quantization.schemes import (
+    CMSIS_INT8,
+    GRAPH_FP8,
     GRAPH_INT4,
     GRAPH_INT8,
     GRAPH_INT8_WO,
@@ -24,6 +34,7 @@ from nas.quantization.schemes import (
 )
 
 MICROSOFT = "com.microsoft"
+TO_FP8 = "Cast to float8"
 Parts = tuple[list[onnx.NodeProto], dict[str, NDArray[np.generic]]]
 
 
@@ -187,12 +198,66 @@ def _graph_int8(linear: GraphLinear) -> Parts:
     return [*before, *nodes, scaled, *linear.biased(linear.product)], arrays | weights
 
 
+def _graph_fp8(linear: GraphLinear) -> Parts:
+    """float8 numbers under scales of tokens and channels, in standard operators."""
+    name = linear.name
+    weight, channel_scale = rows_fp8(linear.weight.bfloat16())
+    arrays: dict[str, NDArray[np.generic]] = {
+        f"{name}.axis": np.array([-1]),
+        f"{name}.largest": np.array(GRAPH_FP8.activation_range[1], np.float32),
+        f"{name}.least": np.array(np.finfo(np.float32).tiny, np.float32),
+        f"{name}.q": np.ascontiguousarray(weight.T.numpy()).astype(float8_e4m3fn),
+        f"{name}.scale": channel_scale.flatten().numpy(),
+    }
+
+    def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
+        names = [linear.x if i == "x" else f"{name}.{i}" for i in inputs.split()]
+        return helper.make_node(op, names, [f"{name}.{output}"], f"{name}.{output}", **attributes)
+
+    nodes = [
+        node("Abs", "x", "abs"),
+        node("ReduceMax", "abs axis", "max"),
+        node("Div", "max largest", "share"),
+        node("Max", "share least", "token_scale"),
+        node("Div", "x token_scale", "scaled"),
+        # casts: ONNX Runtime fuses a pair of quantizing operators into one that has no float8
+        node("Cast", "scaled", "xq", to=onnx.TensorProto.FLOAT8E4M3FN),
+        node("Cast", "xq", "held", to=onnx.TensorProto.FLOAT),
+        node("DequantizeLinear", "q scale", "dequantized", axis=1),
+        helper.make_node("MatMul", [f"{name}.held", f"{name}.dequantized"], [f"{name}.sums"], name),
+        helper.make_node(
+            "Mul", [f"{name}.sums", f"{name}.token_scale"], [linear.product], f"{name}.rescaled"
+        ),
+    ]
+    return [*nodes, *linear.biased(linear.product)], arrays
+
+
+def _cmsis_int8(linear: GraphLinear) -> Parts:
+    """The standard operators that an importer for microcontrollers reads."""
+    name = linear.name
+    q, scale = channel_int8(linear.weight, CMSIS_INT8)
+    read = [f"{name}.xq", f"{name}.x_scale", f"{name}.x_zero"]
+    held, weight = f"{name}.held", f"{name}.dequantized"
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", [linear.x], read, read[0]),
+        helper.make_node("DequantizeLinear", read, [held], held),
+        helper.make_node(
+            "DequantizeLinear", [f"{name}.q", f"{name}.scale"], [weight], weight, axis=1
+        ),
+        helper.make_node("MatMul", [held, weight], [linear.product], name),
+    ]
+    arrays = {f"{name}.q": _bytes(q), f"{name}.scale": scale.numpy()}
+    return [*nodes, *linear.biased(linear.product)], arrays
+
+
 _QUANTIZERS: dict[tuple[str, str], Callable[[GraphLinear], Parts]] = {
     (ORT_INT8.runtime, ORT_INT8.name): _ort_int8,
     (ORT_INT4.runtime, ORT_INT4.name): _ort_int4,
     (GRAPH_INT8.runtime, GRAPH_INT8.name): _graph_int8,
     (GRAPH_INT8_WO.runtime, GRAPH_INT8_WO.name): _graph_int8_wo,
     (GRAPH_INT4.runtime, GRAPH_INT4.name): _graph_int4,
+    (GRAPH_FP8.runtime, GRAPH_FP8.name): _graph_fp8,
+    (CMSIS_INT8.runtime, CMSIS_INT8.name): _cmsis_int8,
 }
 
 
@@ -204,16 +269,25 @@ def quantized_nodes(linear: GraphLinear, scheme: Scheme) -> Parts:
     return _QUANTIZERS[scheme.runtime, scheme.name](linear)
 
 
+def operator_kind(node: onnx.NodeProto) -> str:
+    """What `COUNTS` counts a node as: its type, or `TO_FP8`."""
+    to_fp8 = node.op_type == "Cast" and any(
+        a.name == "to" and a.i == onnx.TensorProto.FLOAT8E4M3FN for a in node.attribute
+    )
+    return TO_FP8 if to_fp8 else node.op_type
+
+
 def _ort_counts(found: Counter[str]) -> dict[str, int]:
     int8 = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger")
     return {"int8": sum(found[op] for op in int8), "int4_wo": found["MatMulNBits"]}
 
 
 def _graph_counts(found: Counter[str]) -> dict[str, int]:
-    int8 = found["Round"]
+    int8, fp8 = found["Round"], found[TO_FP8]
     return {
         "int8": int8,
-        "int8_wo": found["DequantizeLinear"] - int8,
+        "fp8": fp8,
+        "int8_wo": found["DequantizeLinear"] - int8 - fp8,
         "int4_wo": found["MatMulNBits"],
     }
 
@@ -222,6 +296,7 @@ def _graph_counts(found: Counter[str]) -> dict[str, int]:
 COUNTS: dict[str, Callable[[Counter[str]], dict[str, int]]] = {
     "onnxruntime": _ort_counts,
     "cudagraph": _graph_counts,
+    "cmsis-nn": lambda found: {"int8": found["DynamicQuantizeLinear"]},
     "openvino": lambda found: {},
     "eager": lambda found: {},
     "compile": lambda found: {},

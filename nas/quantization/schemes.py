@@ -21,7 +21,7 @@ class Scheme:
         name: a precision of `hw_profiles.op`.
         runtime: that runs it.
         weight_granularity: what shares one weight scale; None for plain floating point.
-        weight_range: smallest and largest integer that a weight takes.
+        weight_range: smallest and largest integer that a weight takes; of fp8, its largest floats.
         group_size: weights of a group along the input features (granularity `group`).
         activation_granularity: what shares one dynamic activation scale; None if activations
             stay in the runtime's native float.
@@ -84,6 +84,14 @@ GRAPH_INT8 = register_scheme(
 )
 GRAPH_INT8_WO = register_scheme(Scheme("int8_wo", "cudagraph", "channel", (-128, 127)))
 GRAPH_INT4 = register_scheme(Scheme("int4_wo", "cudagraph", "group", (0, 15), 32))
+GRAPH_FP8 = register_scheme(
+    Scheme("fp8", "cudagraph", "channel", (-448, 448), 0, "token", (-448, 448))
+)
+# Kernels for Cortex-M multiply 8-bit numbers in 16 bits and add in 32: nothing saturates.
+CMSIS_FP32 = register_scheme(Scheme("fp32", "cmsis-nn"))
+CMSIS_INT8 = register_scheme(
+    Scheme("int8", "cmsis-nn", "channel", (-127, 127), 0, "tensor", (0, 255), False)
+)
 
 
 def _all() -> dict[tuple[str, str], Scheme]:

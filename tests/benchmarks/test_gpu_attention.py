@@ -6,6 +6,8 @@ import gpu_attention
 import numpy as np
 import pytest
 
+from predictors import attention_fits
+
 HEAD = "framework,version,batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype,latency"
 PLAIN = "framework,version,batch_size,isl,num_heads,head_dim,attn_dtype,latency"
 SHEETS = {
@@ -43,7 +45,7 @@ def run(monkeypatch, folder, train, test, sheets=tuple(SHEETS)):
     specs = [str(folder / f"spec_{name}.yaml") for name in sheets]
     given = ["--train", *paths[: len(train)], "--test", *paths[len(train) + 1 :], "--spec", *specs]
     monkeypatch.setattr(sys, "argv", ["gpu_attention.py", *given])
-    monkeypatch.setattr(gpu_attention.AttentionMLP.__init__, "__defaults__", (False, 16, 1, 600, 0))
+    monkeypatch.setattr(attention_fits.fit_known, "__defaults__", (600,))
     return gpu_attention.main()
 
 

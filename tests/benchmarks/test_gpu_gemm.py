@@ -2,10 +2,11 @@ import itertools
 import json
 import sys
 
-import fit_a100
 import gpu_gemm
 import numpy as np
 import pytest
+
+from predictors import gemm_fits
 
 SHEET = """gpu:
   mem_bw: 2e12
@@ -36,7 +37,7 @@ def write(path, stack, noise=0.0, slower=1.0, dtypes=("bfloat16",), every=(0, 1,
 @pytest.fixture
 def sheet(tmp_path, monkeypatch):
     """A sheet, and fits small enough for a test."""
-    make = fit_a100.new_gemm
+    make = gemm_fits.new_gemm
 
     def small(precision, device):
         return make(precision, device).set_params(hidden=16, members=2, steps=500)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hw_profiles.errors import ProfileError
-from hw_profiles.gpus import FLOPS_PER_CYCLE, KNOWN, read_gpu, sheet_of
+from hw_profiles.gpus import FLOPS_PER_CYCLE, KNOWN, read_device, read_gpu, sheet_of
 
 SHEET = """gpu:
   mem_bw: 2.039e12
@@ -31,6 +31,26 @@ def test_a_known_gpu_is_completed_from_the_table(tmp_path: Path) -> None:
     gpu = read_gpu(_write(tmp_path, "spec_a100_sxm.yaml"))
     assert (gpu.cores, gpu.l2_bytes, gpu.clock_hz) == (108, 40 * 2**20, 1.41e9)
     assert (gpu.capability, gpu.power_w, gpu.estimated) == (80, 400, False)
+
+
+def test_the_device_of_a_sheet(tmp_path: Path) -> None:
+    text = SHEET + "  mem_capacity: 85899345920 # 80 GiB\n  int8_tc_flops: 6.24e14\nnode:\n  x: 0\n"
+    device = read_device(_write(tmp_path, "spec_a100_sxm.yaml", text))
+    assert (device.name, device.cores, device.kind) == ("NVIDIA A100-SXM4-80GB", 108, "cuda")
+    assert (device.bandwidth_bytes_per_s, device.memory_bytes) == (2.039e12, 80 * 2**30)
+    assert device.peak_flops == {"bf16": 3.12e14, "int8": 6.24e14}
+
+
+def test_a_gpu_without_bf16_has_the_peak_of_fp16(tmp_path: Path) -> None:
+    path = _write(tmp_path, "t4.yaml", SHEET.replace("bfloat16", "float16"))
+    assert next(iter(read_device(path).peak_flops)) == "fp16"
+    assert read_gpu(path).flops_per_s == 3.12e14
+
+
+def test_a_sheet_without_its_peak(tmp_path: Path) -> None:
+    path = _write(tmp_path, "spec.yaml", SHEET.replace("bfloat16", "other"))
+    with pytest.raises(ProfileError, match="no bfloat16_tc_flops under gpu"):
+        read_device(path)
 
 
 def test_peaks_of_the_table_agree_with_the_sheet(tmp_path: Path) -> None:

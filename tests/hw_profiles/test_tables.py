@@ -9,7 +9,7 @@ import pytest
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import Op
-from hw_profiles.tables import read_sheet, read_table
+from hw_profiles.tables import read_table
 
 GEMM = """framework,version,kernel_source,gemm_dtype,m,n,k,latency
 TRTLLM,1.0.0,a,bfloat16,17,256,64,0.0031
@@ -25,18 +25,6 @@ VLLM,0.14.0,a,4,128,12,2,128,bfloat16,bfloat16,0,0.03,
 """
 ENCODER = """framework,version,kernel_source,batch_size,isl,num_heads,head_dim,attn_dtype,latency
 VLLM,0.24.0,a,2,197,3,64,bfloat16,0.0076
-"""
-SHEET = """# a comment
-data_dir: data/x # relative
-gpu:
-  name: some text
-  mem_bw: 2039000000000 # 2.039TB/s
-  mem_capacity: 85899345920
-  bfloat16_tc_flops: 312000000000000
-  int8_tc_flops: 624000000000000
-
-node:
-  mem_bw: 1
 """
 
 
@@ -123,15 +111,3 @@ def test_files_that_are_not_there_or_not_whole(tmp_path: Path) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ProfileError, match="not a text table"):
         read_table(tmp_path / "binary.csv")
-
-
-def test_a_sheet(tmp_path: Path) -> None:
-    device = read_sheet(_write(tmp_path, SHEET, "spec.yaml"), "GPU", 108)
-    assert device.bandwidth_bytes_per_s == 2.039e12
-    assert device.peak_flops == {"bf16": 3.12e14, "int8": 6.24e14}
-    assert (device.memory_bytes, device.cores, device.kind) == (80 * 2**30, 108, "cuda")
-
-
-def test_a_sheet_without_its_peak(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="no bfloat16_tc_flops under gpu"):
-        read_sheet(_write(tmp_path, SHEET.replace("bfloat16", "other"), "s.yaml"), "GPU", 1)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import search_spaces
-from nas.budget import parse_budgets
+from nas.budget import Budget, parse_budgets
 from nas.errors import BudgetError, NotFoundError
-from nas.setting import Setting
+from nas.setting import Setting, with_capacities
 from nas.targets import resolve_target
 
 SPACE = search_spaces.get("vit", "digits")
@@ -70,3 +70,25 @@ def test_schemes_can_be_restricted() -> None:
     assert only.costs.native == "bf16"  # what is not quantized stays native
     with pytest.raises(NotFoundError, match="'int8'"):
         setting(schemes=["int9"])
+
+
+def test_what_a_microcontroller_holds_is_a_budget() -> None:
+    board = resolve_target("stm32f746")
+    made = Setting(SPACE, board, 1, parse_budgets(["200ms"]))
+    assert {str(b) for b in made.budgets} == {"latency<=200ms", "weights<=1MiB"}
+    again = Setting(SPACE, board, 1, made.budgets)  # as a study is resumed
+    assert again.budgets == made.budgets
+    largest = made.candidates.uniform(SPACE.largest(), "fp32")
+    genome = made.candidates.encode(largest.architecture, largest.policy)
+    assert made.violation(genome[None, :])[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "held", "left"), [(100.0, 200.0, 100.0), (300.0, 200.0, 200.0), (None, 200.0, 200.0)]
+)
+def test_the_smaller_of_budget_and_capacity_counts(
+    asked: float | None, held: float, left: float
+) -> None:
+    budgets = [Budget("latency", 5.0)] + ([Budget("memory", asked)] if asked else [])
+    found = {b.quantity: b.limit for b in with_capacities(budgets, [Budget("memory", held)])}
+    assert found == {"latency": 5.0, "memory": left}

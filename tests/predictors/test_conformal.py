@@ -59,3 +59,21 @@ def test_numbers_that_do_not_fit_together_are_refused() -> None:
     params = UpperBound(0.9).fit(*_timings(100, 0)).to_params()
     with pytest.raises(ValueError, match="one length"):
         UpperBound.from_params({**params, "upper_scales": [0.1]})
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+def test_a_wider_bound_is_a_power_of_it(power: float) -> None:
+    bound = UpperBound(0.9).fit(*_timings(600, 0))
+    at = np.geomspace(1, 100, 20)
+    np.testing.assert_allclose(bound.wider(power).ratio(at), bound.ratio(at) ** power)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_nearer_bound_keeps_a_spread_and_is_never_wider(share: float) -> None:
+    bound = UpperBound(0.9).fit(*_timings(600, 0))
+    at = np.geomspace(1, 100, 20)
+    logs = np.log(bound.ratio(at))
+    found = np.log(bound.nearer(share, 0.01).ratio(at))
+    assert (found <= logs + 1e-12).all()
+    assert (found >= np.minimum(0.01, logs) - 1e-12).all()
+    assert (found <= share * logs + 0.01 + 1e-12).all()

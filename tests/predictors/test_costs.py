@@ -94,3 +94,38 @@ def test_int8_stores_fewer_bytes_than_fp32() -> None:
         return float(MODEL.costs(genome[None, :])["weight_bytes"][0])
 
     assert stored("int4_wo") < stored("int8") < 0.4 * stored("fp32")
+
+
+@pytest.mark.parametrize("name", sorted(search_spaces.names()))
+def test_a_runtime_that_plans_buffers_needs_less_and_never_under_its_inputs(name: str) -> None:
+    joint = CandidateSpace(search_spaces.get(name), SCHEMES)
+
+    def memory(**kinds: bool) -> np.ndarray:
+        model = CostModel(joint.space, joint.choices, SCHEMES, AnalyticLatency(), **kinds)
+        return model.costs(genomes)["memory_bytes"]
+
+    genomes = joint.choices.sample(30, np.random.default_rng(0))
+    usual, planned = (
+        memory(weights_in_flash=True),
+        memory(plans_buffers=True, weights_in_flash=True),
+    )
+    assert (planned <= usual).all()
+    for row, genome in enumerate(genomes):
+        work = joint.space.workload(joint.decode(genome).architecture)
+        live = [
+            item.live - item.op.writes * (item.op.kind in ("gelu", "add", "relu", "mul", "silu",
+                                                           "rotary", "hardswish", "hardsigmoid"))
+            for _, item in work
+        ]  # fmt: skip
+        assert planned[row] == 4 * max(live)
+        # an op's input and its output, unless they share a place
+        assert planned[row] >= 4 * max(min(item.op.reads, item.op.writes) for _, item in work)
+
+
+def test_weights_in_flash_take_no_memory() -> None:
+    genomes = JOINT.choices.sample(50, np.random.default_rng(0))
+    flash = CostModel(
+        JOINT.space, JOINT.choices, SCHEMES, AnalyticLatency(), 3, weights_in_flash=True
+    )
+    costs, usual = flash.costs(genomes), MODEL.costs(genomes)
+    np.testing.assert_allclose(costs["memory_bytes"] + costs["weight_bytes"], usual["memory_bytes"])

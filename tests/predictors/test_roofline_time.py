@@ -13,8 +13,10 @@ from hw_profiles import registry
 from hw_profiles.op import KINDS, Op
 from predictors.op_time import OpForm, OpTimes, form_class
 from predictors.roofline_time import (
+    AttentionRoofline,
     ConvRoofline,
     GatherTime,
+    GemmRoofline,
     PoolTime,
     StreamTime,
 )
@@ -24,6 +26,8 @@ FORMS: list[tuple[str, OpForm, list[float]]] = [
     ("stream", StreamTime(0.002, 1e12, 4.0, 1.5), [17, 64]),
     ("gather_stream", GatherTime(0.002, 1e12, 4.0, 1.5), [17, 256, 64]),
     ("pool_stream", PoolTime(0.002, 1e12, 2.0, 1.5), [1, 64, 14, 14, 2, 2]),
+    ("gemm_roofline", GemmRoofline(0.01, 1e10, 1e9, 1.0, 4.0, 2.5), [17, 64, 256]),
+    ("attention_roofline", AttentionRoofline(0.01, 1e10, 1e9, 4.0, 2.5, 4.0), [1, 3, 17, 17, 64]),
     ("conv_roofline", CONV, [1, 3, 224, 224, 64, 16, 16, 0, 1]),
     ("conv_roofline", CONV, [1, 512, 3200, 512, 3, 2, 0, 1]),
 ]
@@ -98,3 +102,10 @@ def test_the_a100_has_a_time_for_every_kind() -> None:
     ops = [op.at("bf16") for op in CONVOLUTIONS]
     assert (times.predict_ms(ops) > 0.002).all()
     assert (times.upper_ratio(ops) >= 1.5).all()
+
+
+def test_scores_that_are_not_fused_go_through_memory() -> None:
+    fused, apart = (AttentionRoofline(0.01, 1e15, 1e9, 4.0, 2.5, passes) for passes in (0.0, 4.0))
+    shape = np.array([[1.0, 2.0, 500.0, 500.0, 16.0]])
+    more = apart.predict(shape) - fused.predict(shape)
+    assert more == pytest.approx(1e3 * 4 * 2 * 500 * 500 * 4 / 1e9)

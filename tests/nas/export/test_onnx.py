@@ -137,9 +137,9 @@ def test_unknown_groups_layers_and_models_are_refused() -> None:
         optimised(broken)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int8_wo", "int4_wo", "mixed"])
+@pytest.mark.parametrize("scheme", ["int8", "int8_wo", "int4_wo", "fp8", "mixed"])
 def test_policies_of_cuda_graphs_are_in_the_graph_too(scheme: str) -> None:
-    names = ["bf16", "int8", "int8_wo", "int4_wo"] if scheme == "mixed" else [scheme]
+    names = ["bf16", "int8", "fp8", "int8_wo", "int4_wo"] if scheme == "mixed" else [scheme]
     policy = {g: names[i % len(names)] for i, g in enumerate(groups_of(1))}
     model = quantize_onnx(exported(1), policy, GROUPS, "cudagraph")
     check_quantized(model, policy, GROUPS, "cudagraph")
@@ -151,3 +151,17 @@ def test_policies_of_cuda_graphs_are_in_the_graph_too(scheme: str) -> None:
         expected = net(x.bfloat16()).float().numpy()
     got = logits(model, x, BATCH[1])
     np.testing.assert_allclose(got, expected, atol=0.05 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("names", [["int8"], ["fp32", "int8"]])
+def test_policies_of_microcontrollers_are_in_the_graph_too(names: list[str]) -> None:
+    policy = {g: names[i % len(names)] for i, g in enumerate(groups_of(1))}
+    model = quantize_onnx(exported(1), policy, GROUPS, "cmsis-nn")
+    assert check_quantized(model, policy, GROUPS, "cmsis-nn")["int8"] > 0
+    assert all(not node.domain for node in model.graph.node)  # no operator of one runtime alone
+    x = images(60)
+    net = copy.deepcopy(supernet()).activate(ARCHES[1])
+    with torch.no_grad(), simulate(net, policy, "cmsis-nn", BATCH[1]):
+        expected = net(x).numpy()
+    got = logits(model, x, BATCH[1])
+    np.testing.assert_allclose(got, expected, atol=0.02 * np.abs(expected).max())

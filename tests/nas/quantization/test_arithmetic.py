@@ -12,7 +12,8 @@ from torch import Tensor
 
 import search_spaces
 from hw_profiles.errors import NotFoundError, UsageError
-from nas.quantization.arithmetic import arithmetic, block_int4, channel_int8, simulate
+from nas.quantization.arithmetic import arithmetic, block_int4, channel_int8, rows_fp8, simulate
+from nas.quantization.schemes import CMSIS_INT8, ORT_INT8, Scheme
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 80), st.integers(1, 40))
 
@@ -27,26 +28,35 @@ def tensors(shape: tuple[int, int, int, int], seed: int) -> tuple[Tensor, Tensor
     return x, weight, torch.randn(n, generator=g)
 
 
-def ort_int8_by_hand(x: Tensor, weight: Tensor, bias: Tensor) -> np.ndarray:
+def ort_int8_by_hand(
+    x: Tensor, weight: Tensor, bias: Tensor, scheme: Scheme = ORT_INT8
+) -> np.ndarray:
     """DynamicQuantizeLinear over all of x, then integers in 64 bits, scaled back."""
     values = x.numpy()
     low, high = min(values.min(), 0), max(values.max(), 0)
     scale = np.float32((high - low) / np.float32(255))
     zero = np.clip(np.round(np.float32(-low) / scale), 0, 255).astype(np.int64)
     q = np.clip(np.round(values / scale).astype(np.int64) + zero, 0, 255)
-    w, weight_scale = (t.numpy() for t in channel_int8(weight))
+    w, weight_scale = (t.numpy() for t in channel_int8(weight, scheme))
     sums = (q - zero) @ w.astype(np.int64).T
     return sums * (scale * weight_scale) + bias.numpy()
 
 
 @settings(max_examples=60, deadline=None)
-@given(shape=SHAPES, seed=st.integers(0, 2**31), batch=st.integers(1, 4))
-def test_ort_int8_has_one_scale_for_each_deployed_batch(
-    shape: tuple[int, int, int, int], seed: int, batch: int
+@given(
+    shape=SHAPES,
+    seed=st.integers(0, 2**31),
+    batch=st.integers(1, 4),
+    scheme=st.sampled_from([ORT_INT8, CMSIS_INT8]),
+)
+def test_int8_of_a_tensor_has_one_scale_for_each_deployed_batch(
+    shape: tuple[int, int, int, int], seed: int, batch: int, scheme: Scheme
 ) -> None:
     x, weight, bias = tensors(shape, seed)
-    got = arithmetic("onnxruntime", "int8", batch)(x, weight, bias)
-    expected = np.concatenate([ort_int8_by_hand(part, weight, bias) for part in x.split(batch)])
+    got = arithmetic(scheme.runtime, "int8", batch)(x, weight, bias)
+    expected = np.concatenate(
+        [ort_int8_by_hand(part, weight, bias, scheme) for part in x.split(batch)]
+    )
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -82,7 +92,7 @@ def test_weight_integers_stay_in_range_and_near(
     seed=st.integers(0, 2**31),
     scheme=st.sampled_from(
         [("onnxruntime", "int4_wo"), ("cudagraph", "bf16"), ("cudagraph", "int8"),
-         ("cudagraph", "int8_wo"), ("cudagraph", "int4_wo")]
+         ("cudagraph", "int8_wo"), ("cudagraph", "int4_wo"), ("cudagraph", "fp8")]
     ),
 )  # fmt: skip
 def test_every_other_scheme_treats_images_alone_and_stays_near(
@@ -99,6 +109,20 @@ def test_every_other_scheme_treats_images_alone_and_stays_near(
     exact = F.linear(x.float(), weight.float(), bias.float())
     bound = x.float().abs().sum(-1, keepdim=True) * weight.float().abs().amax(1) * 0.16 + 0.1
     assert ((got.float() - exact).abs() <= bound).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(shape=SHAPES, seed=st.integers(0, 2**31))
+def test_fp8_numbers_are_within_half_a_step_of_three_bits(
+    shape: tuple[int, int, int, int], seed: int
+) -> None:
+    _, weight, _ = tensors(shape, seed)
+    held, scale = rows_fp8(weight)
+    assert held.abs().max() <= 448
+    assert torch.equal(held, held.to(torch.float8_e4m3fn).float())
+    # three bits after the leading one; the smallest numbers are 2**-9 apart
+    step = torch.maximum(weight.abs() / 16, scale * 2**-10) * 1.001
+    assert ((held * scale - weight).abs() <= step).all()
 
 
 def test_torchao_int8_scales_belong_to_tokens() -> None:

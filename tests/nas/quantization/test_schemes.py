@@ -10,7 +10,14 @@ from nas.quantization.schemes import Scheme, register_scheme, runtimes, schemes_
 
 
 def test_each_runtime_lists_its_native_schemes_first() -> None:
-    assert set(runtimes()) >= {"compile", "cudagraph", "eager", "onnxruntime", "openvino"}
+    assert set(runtimes()) >= {
+        "cmsis-nn",
+        "compile",
+        "cudagraph",
+        "eager",
+        "onnxruntime",
+        "openvino",
+    }
     for runtime in runtimes():
         schemes = schemes_of(runtime)
         assert schemes[0].is_native

@@ -1,0 +1,222 @@
+"""Profiles without measuring, in a made-up world of GPUs whose true times are known."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import search_spaces
+from hw_profiles import registry
+from hw_profiles.errors import ProfileError
+from hw_profiles.op import Op
+from hw_profiles.profile import DeviceProfile, load_profile
+from predictors.from_tables import (
+    TimedGpu,
+    profile_from_others,
+    profile_from_sheet,
+    profile_from_tables,
+    read_timed_gpu,
+)
+from predictors.gemm_fits import new_gemm
+from predictors.latency import latency_predictor
+from predictors.op_time import OpTimes
+from predictors.unseen_gemm import UnseenGemm
+
+STEPS = 400
+# name -> bandwidth, dense 16-bit peak, compute capability x 10
+GPUS = {
+    "a100_sxm": (2.0e12, 312e12, 80),
+    "h200_sxm": (4.8e12, 989e12, 90),
+    "l40s": (0.86e12, 362e12, 89),
+}
+GEMM = "framework,version,gemm_dtype,m,n,k,latency"
+ENCODER = "framework,version,batch_size,isl,num_heads,head_dim,attn_dtype,latency"
+CONTEXT = (
+    "framework,version,batch_size,isl,num_heads,num_key_value_heads,head_dim,attn_dtype,latency"
+)
+
+
+def _sheet(folder: Path, name: str) -> Path:
+    bandwidth, flops, capability = GPUS[name]
+    path = folder / f"spec_{name}.yaml"
+    path.write_text(
+        f"gpu:\n  mem_bw: {bandwidth}\n  mem_capacity: 8e10\n  bfloat16_tc_flops: {flops}\n"
+        f"  int8_tc_flops: {2 * flops}\n  fp8_tc_flops: {2 * flops}\n"
+        f"  power: 400\n  sm_version: {capability}\n"
+    )
+    return path
+
+
+def _true_ms(name: str, m: float, k: float, n: float) -> float:
+    bandwidth, flops, _ = GPUS[name]
+    return 0.003 + 1e3 * max(2 * m * k * n / (0.6 * flops), 2 * (m * k + k * n + m * n) / bandwidth)
+
+
+def _gemm(folder: Path, name: str, dtypes: dict[str, float]) -> Path:
+    rng = np.random.default_rng(len(name))
+    lines = [GEMM]
+    for dtype, share in dtypes.items():
+        for m, k, n in itertools.product(
+            (1, 16, 64, 256, 1024, 4096), (64, 256, 1024, 4096), (64, 256, 1024, 4096)
+        ):
+            for _ in range(3):
+                ms = share * _true_ms(name, m, k, n) * np.exp(rng.normal(0, 0.01))
+                lines.append(f"V,1,{dtype},{m},{n},{k},{ms}")
+    path = folder / f"{name}_gemm.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def _attention(folder: Path, name: str, causal: bool) -> Path:
+    _, flops, _ = GPUS[name]
+    lines = [CONTEXT if causal else ENCODER]
+    for batch, tokens, heads in itertools.product(
+        (1, 2, 4, 8, 16), (16, 64, 128, 200, 512, 1024), (2, 4, 8, 12)
+    ):
+        ms = 0.006 + 8e3 * batch * heads * tokens**2 * 64 / flops * (0.5 if causal else 1.0)
+        shared = f"{heads},{heads}" if causal else f"{heads}"
+        lines.append(f"V,1,{batch},{tokens},{shared},64,bfloat16,{ms}")
+    path = folder / f"{name}_{'context' if causal else 'encoder'}_attention.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TimedGpu]:
+    folder = tmp_path_factory.mktemp("tables")
+    dtypes = {"bfloat16": 1.0, "fp8": 0.6}
+    read = {}
+    for name in GPUS:
+        tables = [_gemm(folder, name, dtypes), _attention(folder, name, causal=True)]
+        if name != "a100_sxm":
+            tables.append(_attention(folder, name, causal=False))
+        read[name] = read_timed_gpu(_sheet(folder, name), tables, "in tables of a test")
+    return read
+
+
+def _round_trip(profile: DeviceProfile, folder: Path) -> DeviceProfile:
+    path = folder / f"{profile.name}.json"
+    profile.save(path)
+    return load_profile(path)
+
+
+def _every_space_is_predicted(profile: DeviceProfile) -> None:
+    predictor = latency_predictor(profile)
+    for name in search_spaces.names():
+        space = search_spaces.get(name)
+        ops = [o.op.at(profile.precisions[0]) for _, o in space.workload(space.largest())]
+        mean, upper = predictor.predict(predictor.op_features(ops).sum(axis=0)[None])
+        assert 0 < mean[0] <= upper[0]
+
+
+def test_a_gpu_with_tables_of_everything(world: dict[str, TimedGpu], tmp_path: Path) -> None:
+    told = []
+    made = profile_from_tables(
+        "mine", world["h200_sxm"], tell=lambda what, _: told.append(what), steps=STEPS
+    )
+    profile = _round_trip(made, tmp_path)
+    assert profile.precisions == ["bf16", "fp8"]
+    assert {"linear bf16", "linear fp8", "attention"} <= set(told)
+    for kind in ("linear", "attention"):
+        model = profile.op_model(kind, "bf16")
+        assert model is not None
+        assert (model.provenance, "tables of a test" in model.source) == ("fitted", True)
+        assert model.error is not None
+        assert model.error.mape < 12
+    quantized = profile.op_model("linear", "fp8")
+    assert quantized is not None
+    assert quantized.provenance == "derived"  # a pass was added that nobody timed
+    shapes = [(1, 64, 64), (200, 300, 700), (4096, 4096, 4096)]
+    times = OpTimes(profile).predict_ms([Op("linear", s, "bf16") for s in shapes])
+    true = [_true_ms("h200_sxm", *s) for s in shapes]
+    np.testing.assert_allclose(times, true, rtol=0.3)
+    _every_space_is_predicted(profile)
+
+
+def test_attention_that_was_not_timed_comes_from_others_or_the_sheet(
+    world: dict[str, TimedGpu], tmp_path: Path
+) -> None:
+    others = [world["h200_sxm"], world["l40s"]]
+    moved = profile_from_tables("moved", world["a100_sxm"], others, steps=STEPS)
+    alone = profile_from_tables("alone", world["a100_sxm"], steps=STEPS)
+    for profile, form in ((moved, "attention_mlp"), (alone, "attention_roofline")):
+        model = _round_trip(profile, tmp_path).op_model("attention", "bf16")
+        assert model is not None
+        assert (model.form, model.provenance) == (form, "derived")
+        _every_space_is_predicted(profile)
+    source = moved.op_model("attention", "bf16")
+    assert source is not None
+    assert source.error is not None
+    assert "H200" in source.source
+    assert "L40S" in source.source
+
+
+def test_a_gpu_without_tables(world: dict[str, TimedGpu], tmp_path: Path) -> None:
+    others, asked = [world["a100_sxm"], world["l40s"]], world["h200_sxm"]
+    bare = TimedGpu(asked.gpu, asked.device, (), "")
+    tables = []
+    for other in others:
+        rows = other.products("bf16")
+        shapes = np.array([row.op.shape for row in rows], np.float64)
+        tables.append((other.gpu, shapes, np.array([row.latency_ms for row in rows])))
+    product = UnseenGemm(bare.gpu, steps=40, rows=150).fit(tables)
+    donor = others[0]
+    rows = donor.products("fp8")
+    time = new_gemm("fp8", donor.device, STEPS).fit(
+        np.array([row.op.shape for row in rows], np.float64),
+        np.array([row.latency_ms for row in rows]),
+    )
+    time.calibrate(np.ones(100), np.exp(np.linspace(-0.1, 0.1, 100)), 0.9)
+    made = profile_from_others("bare", bare, product, others, donor.gpu, {"fp8": time}, steps=STEPS)
+    profile = _round_trip(made, tmp_path)
+    assert profile.precisions == ["bf16", "fp8"]
+    assert all(m.provenance == "derived" for m in profile.op_models)
+    assert "Nothing was timed" in profile.notes[0]
+    _every_space_is_predicted(profile)
+    shapes = [(256, 1024, 1024), (4096, 4096, 4096)]
+    for precision in profile.precisions:
+        ops = [Op("linear", s, precision) for s in shapes]
+        before, after = OpTimes(made).predict_ms(ops), OpTimes(profile).predict_ms(ops)
+        np.testing.assert_allclose(before, after, rtol=1e-5)
+        assert (OpTimes(profile).upper_ratio(ops) > 1).all()
+
+
+def test_too_few_products_are_refused(world: dict[str, TimedGpu]) -> None:
+    full = world["l40s"]
+    few = TimedGpu(full.gpu, full.device, (full.tables[0][:150],), full.source)
+    with pytest.raises(ProfileError, match="150 products in bf16, too few"):
+        profile_from_tables("few", few, steps=STEPS)
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "stm32f746"])
+def test_a_board_from_its_sheet(name: str, sheet_of: Callable[[str], Path], tmp_path: Path) -> None:
+    profile = _round_trip(profile_from_sheet(name, sheet_of(name), registry.load("a100")), tmp_path)
+    _every_space_is_predicted(profile)
+    plain, quantized = OpTimes(profile).predict_ms(
+        [Op("linear", (256, 512, 512), p) for p in ("fp32", "int8")]
+    )
+    assert quantized < plain
+    assert profile.precisions == ["fp32", "int8"]
+
+
+def test_a_gpu_from_its_sheet_alone(sheet_of: Callable[[str], Path], tmp_path: Path) -> None:
+    relative = registry.load("v100")
+    fast, slow = (
+        profile_from_sheet(name, sheet_of(name), relative) for name in ("rtx3090", "jetson_orin")
+    )
+    _every_space_is_predicted(_round_trip(fast, tmp_path))
+    big = [Op("linear", (4096, 4096, 4096), "bf16")]
+    assert OpTimes(fast).predict_ms(big) < OpTimes(slow).predict_ms(big)
+    with pytest.raises(ProfileError, match="no model of products that other GPUs share"):
+        profile_from_sheet("x", sheet_of("t4"), registry.load("a100"))
+
+
+@pytest.fixture
+def sheet_of() -> Callable[[str], Path]:
+    """Sheets that ship, by name."""
+    folder = Path(registry.__file__).parent / "sheets"
+    return lambda name: folder / f"{name}.yaml"
