@@ -440,6 +440,24 @@ def compare_targets(
         typer.echo(f"drawn in {picture}")
 
 
+FromTable = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--from-table",
+        help="Repeatable. Do not measure: fit kernel timings of a GPU, a CSV with the columns "
+        "gemm_dtype,m,n,k,latency (ms), or attn_dtype,batch_size,isl,num_heads,head_dim,latency.",
+    ),
+]
+Sheet = Annotated[
+    Path | None,
+    typer.Option(
+        "--spec",
+        help="Sheet of that GPU: YAML with mem_bw, bfloat16_tc_flops, power, sm_version under "
+        "gpu:. Alone: derive the profile from it, or from a board's sheet.",
+    ),
+]
+
+
 @app.command()
 def profile(
     device: Annotated[str, typer.Option(help="What to measure: cpu, cuda or cuda:1.")] = "cpu",
@@ -468,11 +486,16 @@ def profile(
     time_limit: Annotated[
         str, typer.Option("--time", help="For the measurements, such as 90s.")
     ] = "110s",
+    tables: FromTable = None,
+    sheet: Sheet = None,
 ) -> None:
-    """Measure this machine: ops and whole networks, in the runtime that will serve them."""
+    """Measure this machine in the runtime that will serve, or fit tables of another device."""
     from hw_profiles.harness import require_harness
     from nas import service
 
+    if tables or sheet:
+        _profile_from_figures(tables or [], sheet, out)
+        return
     harness = require_harness(device, runtime, native, threads, flush_l2)
     with _progress() as listener:
         path, lines = service.profile(
@@ -487,6 +510,23 @@ def profile(
         typer.echo(line)
     target = "cpu" if out is None and harness.runtime == "onnxruntime" else path
     typer.echo(f"written to {path}; use it with --target {target}")
+
+
+def _profile_from_figures(tables: list[Path], sheet: Path | None, out: Path | None) -> None:
+    from nas.derived_profiles import profile_from_figures
+    from nas.errors import UsageError
+
+    if sheet is None:
+        raise UsageError("a table does not say what its GPU is.", "Give its sheet with --spec.")
+    if out is None:
+        raise UsageError("the profile needs a file.", "Give one with --out, such as mygpu.json.")
+    with _progress() as listener:
+        path, lines = profile_from_figures(tables, sheet, out, listener)
+    for line in lines:
+        typer.echo(line)
+    typer.echo(
+        f"written to {path}; use it with --target {path}, or keep it: nas targets add {path}"
+    )
 
 
 @app.command()

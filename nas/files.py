@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, where it is known beforehand that they can be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import os
 import tempfile
 from pathlib import Path
+
+from nas.errors import ExportError
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -27,3 +29,19 @@ def write_atomic(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Refuse a place that cannot keep a file, before minutes of work for it.
+
+    Raises:
+        ExportError: naming the option that asked for it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            return
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be written ({error.strerror}).", f"Choose another {option}."
+        ) from None

@@ -157,7 +157,7 @@ def list_targets() -> list[dict[str, Any]]:
                 "runtime": "onnxruntime",
                 "precisions": "-",
                 "source": "not profiled yet: `nas profile`, or the first search, does it",
-                "network error": "-",
+                "error": "-",
             }
         )
     return rows
@@ -171,8 +171,21 @@ def _target_row(name: str, profile: DeviceProfile) -> dict[str, Any]:
         "runtime": profile.runtime.name,
         "precisions": ", ".join(profile.precisions),
         "source": " and ".join(kinds) + (f" {profile.created}" if profile.created else ""),
-        "network error": _error(profile.network.error if profile.network else None),
+        "error": _target_error(profile),
     }
+
+
+def _target_error(profile: DeviceProfile) -> str:
+    """Of networks where some were timed, else of products, else how wide the bounds are."""
+    if profile.network is not None and profile.network.error is not None:
+        return f"networks {_error(profile.network.error)}"
+    products = profile.op_model("linear", profile.runtime.native)
+    if products is not None and products.error is not None:
+        return f"products {_error(products.error)}"
+    uppers = [u for m in profile.op_models if isinstance(u := m.params.get("upper"), float)]
+    if uppers:
+        return f"never timed: bounds are {min(uppers):g} to {max(uppers):g} times the prediction"
+    return _error(None)
 
 
 def describe_target(name: str) -> dict[str, Any]:
@@ -201,19 +214,22 @@ def describe_target(name: str) -> dict[str, Any]:
     for note in profile.notes:
         shown.setdefault("notes", []).append(note)
     if profile.op_models:
-        shown["ops"] = [
-            {
-                "op": m.kind,
-                "precision": m.precision,
-                "provenance": m.provenance,
-                "error": _error(m.error),
-                "source": m.source,
-            }
-            for m in profile.op_models
-        ]
+        shown["ops"] = _op_rows(profile)
     else:
         shown["measured"] = f"{len(profile.ops)} ops, {len(profile.networks)} networks"
     return shown
+
+
+def _op_rows(profile: DeviceProfile) -> list[dict[str, Any]]:
+    """The op models; those that say the same of where they come from share a row."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for m in profile.op_models:
+        rows.setdefault((m.precision, m.provenance, _error(m.error), m.source), []).append(m.kind)
+    names = ("precision", "provenance", "error", "source")
+    return [
+        {"op": ", ".join(kinds)} | dict(zip(names, said, strict=True))
+        for said, kinds in rows.items()
+    ]
 
 
 def draw_target(name: str, folder: Path) -> Path:
@@ -266,13 +282,17 @@ def predict(
     scheme = scheme or setting.profile.precisions[0]
     costs = _costs(setting, architecture, scheme)
     coverage = setting.costs.latency.coverage
+    weights, in_flash = (
+        format_quantity("weights", costs["weight_bytes"]),
+        setting.costs.weights_in_flash,
+    )
     where = f"batch {batch_size}, on {setting.profile.name}"
     lines = [
         f"{space.describe(architecture)} in {scheme}, {where}",
         f"latency  {format_quantity('latency', costs['latency_ms'])}, at most "
         f"{format_quantity('latency', costs['latency_ms_upper'])} at {coverage:.0%} coverage",
-        f"memory   {format_quantity('memory', costs['memory_bytes'])} at the peak, of it "
-        f"{format_quantity('weights', costs['weight_bytes'])} weights",
+        f"memory   {format_quantity('memory', costs['memory_bytes'])} at the peak, "
+        + (f"{weights} weights in flash" if in_flash else f"of it {weights} weights"),
         f"params   {format_quantity('params', costs['params'])}",
         f"MACs     {format_quantity('macs', costs['macs'])}",
         f"source   {setting.costs.latency.provenance}",

@@ -7,7 +7,6 @@ supernet, study, loop, front, export and verification.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -23,9 +22,10 @@ from nas.data.dataset import Dataset
 from nas.data.metric import METRICS
 from nas.engine.samplers import require_sampler
 from nas.equipment import Equipment, equip, obtain, profile_of, space_and_data, target_profile
-from nas.errors import ExecutorError, ExportError, NotFoundError, UsageError
+from nas.errors import ExecutorError, NotFoundError, UsageError
 from nas.events import Event, Listener, silent
 from nas.executors.registry import require_executor
+from nas.files import require_writable
 from nas.request import RunOptions, SearchRequest, refuse_mismatch
 from nas.setting import Reach, Setting
 from nas.storage.database import open_database
@@ -67,7 +67,7 @@ def search(
     name = options.study or request.study_name()
     if name.startswith(".") or set(name) & set("/\\"):
         raise UsageError(f"{name!r} cannot name a study and its folder.", "Leave out / and \\.")
-    _require_writable(options.out / name / "front.png", "--out")
+    require_writable(options.out / name / "front.png", "--out")
     # Nothing is created before the request is known to be sound.
     known, profile = _existing(name, request, options.storage)
     if profile is None:
@@ -350,7 +350,7 @@ def profile(
 
     require_device(harness)
     path = out or local_profile(batch_size, harness=harness)
-    _require_writable(path, "--out")
+    require_writable(path, "--out")
     made = profile_device(
         path.stem,
         harness,
@@ -361,15 +361,3 @@ def profile(
     )
     made.save(path)
     return path, describe_profile(made)
-
-
-def _require_writable(path: Path, option: str) -> None:
-    """Refuse a place that cannot keep a file, before minutes of work for it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            return
-    except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written ({error.strerror}).", f"Choose another {option}."
-        ) from None

@@ -354,3 +354,65 @@ def test_interrupted_search_says_how_to_go_on(tmp_path: Path) -> None:
     process = _start(tmp_path, "--trials", "8", "--json")  # nobody holds the study any more
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0 or "trials already" in err, err
+
+
+SHEET = "gpu:\n  mem_bw: 6e11\n  mem_capacity: 2e10\n  bfloat16_tc_flops: 9e13\n  sm_version: 86\n"
+
+
+def test_a_profile_from_a_sheet_is_a_target(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mygpu.yaml").write_text(SHEET)
+    code, out, _ = run("profile", "--spec", "mygpu.yaml", "--out", "mygpu.json")
+    assert code == 0
+    assert "Nothing was timed on this device" in out
+    assert run("targets", "add", "mygpu.json")[0] == 0
+    code, out, _ = run("predict", "--space", "vit", "--target", "mygpu", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert 0 < shown["latency_ms"] < shown["latency_ms_upper"]
+
+
+def test_a_profile_from_a_table_is_a_target(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mygpu.yaml").write_text(SHEET)
+    rows = ["gemm_dtype,m,n,k,latency"]
+    for i in range(300):
+        m, k, n = 1 + i % 10 * 40, 64 * (1 + i // 10 % 6), 64 * (1 + i // 60)
+        rows.append(f"bfloat16,{m},{n},{k},{0.004 + 2e3 * m * k * n / 5e13}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    code, out, err = run(
+        "profile", "--from-table", "table.csv", "--spec", "mygpu.yaml", "--out", "made.json"
+    )
+    assert (code, "kept out" in err) == (0, True)
+    assert "written to made.json" in out
+    shown = json.loads(run("targets", "show", "made.json", "--json")[1])
+    assert [(r["op"], r["provenance"]) for r in shown["ops"][:2]] == [
+        ("linear", "fitted"),
+        ("attention", "derived"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--from-table", "table.csv", "--out", "x.json"), "Give its sheet with --spec"),
+        (("--spec", "gpu.yaml"), "the profile needs a file"),
+        (("--spec", "missing.yaml", "--out", "x.json"), "cannot read missing.yaml"),
+        (("--spec", "wrong.yaml", "--out", "x.json"), "is not a GPU's sheet"),
+        (
+            ("--from-table", "few.csv", "--spec", "gpu.yaml", "--out", "x.json"),
+            "1 products in bf16, too few to fit",
+        ),
+        (("--spec", "gpu.yaml", "--out", "gpu.yaml/x.json"), "cannot be written"),
+    ],
+)
+def test_figures_that_make_no_profile_get_one_line(
+    run: Run, tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    (tmp_path / "gpu.yaml").write_text(SHEET)
+    (tmp_path / "wrong.yaml").write_text("node:\n  x: 1\n")
+    (tmp_path / "few.csv").write_text("gemm_dtype,m,n,k,latency\nbfloat16,1,2,3,0.01\n")
+    code, _, err = run("profile", *words)
+    assert code != 0
+    assert says in err
+    assert len(err.strip().splitlines()[-1:]) == 1
+    assert "Traceback" not in err
+    assert not (tmp_path / "x.json").exists()

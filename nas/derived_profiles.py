@@ -1,0 +1,58 @@
+"""Profiles of devices that are not at hand: from kernel-timing tables, or from a sheet alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hw_profiles import registry
+from hw_profiles.boards import is_board
+from hw_profiles.profile import FitError
+from nas.errors import UsageError
+from nas.events import Event, Listener, silent
+from nas.files import require_writable
+from predictors.from_tables import profile_from_sheet, profile_from_tables, read_timed_gpu
+
+#: A shipped GPU whose model of products is the one that all timed GPUs share.
+WITHOUT_RELATIVE = "v100"
+
+
+def profile_from_figures(
+    tables: Sequence[Path], sheet: Path, out: Path, listener: Listener = silent
+) -> tuple[Path, list[str]]:
+    """Write the profile of a device that is not at hand; where, and what to say of it.
+
+    Args:
+        tables: kernel timings of a GPU; without any, it is derived from its sheet and what other
+            GPUs' timings have in common.
+        sheet: of the GPU, or of a board.
+        out: file to write; its stem is the profile's name.
+
+    Raises:
+        UsageError: if there are tables of a board.
+        ProfileError: if a file is not sound, or its timings are too few.
+        ExportError: if `out` cannot be written.
+    """
+    require_writable(out, "--out")
+    lines: list[str] = []
+
+    def tell(what: str, error: FitError) -> None:
+        covered = "" if error.coverage is None else f", bound holds for {error.coverage:.0%}"
+        lines.append(
+            f"{what}: error {error.mape:.1f}% on {error.rows} rows kept out "
+            f"({error.kept_out}){covered}"
+        )
+        listener(Event("note", lines[-1]))
+
+    if not tables:
+        made = profile_from_sheet(out.stem, sheet, registry.load(WITHOUT_RELATIVE))
+    elif is_board(sheet):
+        raise UsageError(
+            f"{sheet} is a board's sheet; kernel tables are of GPUs.", "Leave out --from-table."
+        )
+    else:
+        listener(Event("note", "fitting the tables; tens of thousands of rows take minutes"))
+        made = profile_from_tables(out.stem, read_timed_gpu(sheet, tables), tell=tell)
+    made.save(out)
+    offered = ", ".join(made.precisions)
+    return out, [f"{made.device.name}, {made.runtime.name}, {offered}", *made.notes]
