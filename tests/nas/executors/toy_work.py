@@ -15,7 +15,7 @@ KILL, FAIL, EXHAUST, LEAVE, NAN = 7, 8, 9, 6, 5
 def summing(seconds: float = 0.0, folder: str | None = None) -> Evaluate:
     """Sum of the genes; the first gene may ask for a fault, which a folder keeps to once."""
 
-    def evaluate(genome, number):
+    def evaluate(genome, number, goal):
         first = int(genome[0])
         once = None if folder is None else Path(folder) / f"{number}"
         if first >= NAN and (once is None or not once.exists()):
