@@ -37,7 +37,11 @@ def read_study(studies: Studies, record: StudyRecord) -> Study:
         StoredTrials(studies.counts(record.id), _front(studies, record), load),
         tuple(studies.measurements(record.id)),
         tuple(studies.artefacts(record.id)),
-        (*record.request["reach"], *predictor_notes(studies, record), *saved_notes(studies, record)),
+        (
+            *record.request["reach"],
+            *predictor_notes(studies, record),
+            *saved_notes(studies, record),
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 """A local worker: `python -m nas.executors.worker`, JSON lines on its standard streams.
 
-First line in: factory, arguments and threads. Then genomes and their goals in, outcomes out, one a line. The end
-of the input ends the worker, so that it never outlives its coordinator, whatever killed that one.
+First line in: factory, arguments and threads. Then genomes and their goals in, outcomes out, one a
+line. The end of the input ends the worker, so that it never outlives its coordinator, whatever
+killed that one.
 """
 
 from __future__ import annotations

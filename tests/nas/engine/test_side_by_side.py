@@ -31,7 +31,8 @@ class Shuffled(Executor):
         self.most = max(self.most, len(self.under_way))
 
     def wait(self) -> list[Outcome]:
-        return [attempt(self.evaluate, *self.under_way.pop(self._rng.integers(len(self.under_way))))]
+        task = self.under_way.pop(self._rng.integers(len(self.under_way)))
+        return [attempt(self.evaluate, *task)]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

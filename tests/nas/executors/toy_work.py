@@ -32,7 +32,8 @@ def summing(seconds: float = 0.0, folder: str | None = None) -> Evaluate:
                 raise MemoryError("tried to allocate\n1 TiB")
             return {"sum": float("nan")}
         time.sleep(seconds)
-        return {"sum": float(genome.sum()), "pid": float(os.getpid())}
+        found = {"sum": float(genome.sum()), "pid": float(os.getpid())}
+        return found if goal is None else {**found, "missing": goal - found["sum"]}
 
     return evaluate
 

@@ -10,17 +10,12 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-COLUMNS = (
-    sa.Column("part_noise", sa.Double(), nullable=True),
-    sa.Column("examples", sa.Integer(), nullable=True),
-    sa.Column("seconds_saved", sa.Double(), nullable=True),
-)
-
 
 def upgrade() -> None:
     """To this schema."""
-    for column in COLUMNS:
-        op.add_column("nas_trials", column)
+    op.add_column("nas_trials", sa.Column("part_noise", sa.Double(), nullable=True))
+    op.add_column("nas_trials", sa.Column("examples", sa.Integer(), nullable=True))
+    op.add_column("nas_trials", sa.Column("seconds_saved", sa.Double(), nullable=True))
     _allow("'complete', 'partial', 'failed'")
 
 
@@ -28,8 +23,8 @@ def downgrade() -> None:
     """To the schema before, which has no place for partial trials."""
     op.execute("DELETE FROM nas_trials WHERE state = 'partial'")
     _allow("'complete', 'failed'")
-    for column in COLUMNS:
-        op.drop_column("nas_trials", column.name)
+    for column in ("seconds_saved", "examples", "part_noise"):
+        op.drop_column("nas_trials", column)
 
 
 def _allow(states: str) -> None:
