@@ -102,6 +102,15 @@ def search(
         str | None, typer.Option(help="Only these schemes, comma-separated.")
     ] = None,
     batch_size: BatchSize = 1,
+    first_look: Annotated[
+        float | None,
+        typer.Option(
+            "--first-look",
+            metavar="SHARE",
+            help="Evaluate on this share of the validation data first, such as 0.25, and on the "
+            "rest only what may still be on the front.",
+        ),
+    ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     out: Out = DEFAULT_OUT,
@@ -136,6 +145,7 @@ def search(
         schemes=tuple(s.strip() for s in schemes.split(",")) if schemes else None,
         recipe=recipe,
         init=init,
+        first_look=first_look,
     )
     options = RunOptions(
         storage=storage,

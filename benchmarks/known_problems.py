@@ -41,7 +41,9 @@ class Known:
     def search(self, sampler: str, trials: int, seed: int) -> Floats:
         """Objectives of the trials of one search in order, (n, objectives)."""
 
-        def evaluate(genome: NDArray[np.int64], number: int) -> dict[str, float]:
+        def evaluate(
+            genome: NDArray[np.int64], number: int, goal: float | None
+        ) -> dict[str, float]:
             return {name: float(v[0]) for name, v in self.answer(genome[None, :]).items()}
 
         done: list[Evaluated] = run_search(

@@ -53,7 +53,7 @@ def search(
         time_s: wall time after which no further trial is asked for, seconds.
         listener: called with an `Event` at each step.
         request: further fields of `nas.request.SearchRequest`: preset, data, objectives, seed,
-            sampler, batch_size, schemes, supernet_seed.
+            sampler, batch_size, schemes, supernet_seed, first_look.
 
     Returns:
         The study; its `front` is a list of rows with predicted and measured figures.

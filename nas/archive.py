@@ -37,7 +37,11 @@ def read_study(studies: Studies, record: StudyRecord) -> Study:
         StoredTrials(studies.counts(record.id), _front(studies, record), load),
         tuple(studies.measurements(record.id)),
         tuple(studies.artefacts(record.id)),
-        (*record.request["reach"], *predictor_notes(studies, record)),
+        (
+            *record.request["reach"],
+            *predictor_notes(studies, record),
+            *saved_notes(studies, record),
+        ),
     )
 
 
@@ -183,6 +187,26 @@ def predictor_notes(studies: Studies, record: StudyRecord) -> tuple[str, ...]:
     return (
         f"{metric.title} predictor on {which} {len(pairs)} trials that it chose: mean error "
         f"{metric.format_difference(error)}, Kendall tau {_kendall_tau(predicted, real):.2f}",
+    )
+
+
+def saved_notes(studies: Studies, record: StudyRecord) -> tuple[str, ...]:
+    """What first looks saved, where a study has them."""
+    from nas.report.standing import seconds_text
+
+    share = record.request["asked"].get("first_look")
+    if share is None:
+        return ()
+    counts = studies.counts(record.id)
+    partial = counts.get("partial", 0)
+    looked, seconds = studies.saved(record.id)
+    examples = int(record.request["n_validation"])
+    saved, whole = partial * examples - looked, (partial + counts.get("complete", 0)) * examples
+    return (
+        f"first look at {share:.0%} of the validation data: {partial} of {sum(counts.values())} "
+        f"trials were given up after it; {saved:,} examples not evaluated"
+        + (f" ({saved / whole:.0%})" if saved else "")
+        + f", {seconds_text(seconds)} saved at the pace of those looks",
     )
 
 

@@ -188,7 +188,7 @@ def _evaluator(
     return Evaluator(network, runtime, native, batch_size, calibration, threads=threads)
 
 
-def work_of(equipment: Equipment, threads: int) -> Work:
+def work_of(equipment: Equipment, threads: int, first_look: float | None) -> Work:
     """How a worker makes the same evaluating function, by names and the digest of the weights."""
     e = equipment
     return Work(
@@ -204,6 +204,7 @@ def work_of(equipment: Equipment, threads: int) -> Work:
             "batch_size": e.evaluator.batch_size,
             "metric": e.data.metric.name,
             "threads": threads,
+            "first_look": first_look,
         },
         threads,
         e.supernet.path,
@@ -221,6 +222,7 @@ def evaluation(
     batch_size: int,
     metric: str,
     threads: int,
+    first_look: float | None,
 ) -> Evaluate:
     """The evaluating function of a worker; see `work_of`.
 
@@ -233,4 +235,4 @@ def evaluation(
         raise CheckpointError(f"the supernet {digest[:12]} is not on this machine.", "")
     evaluator = _evaluator(supernet, dataset, runtime, native, batch_size, threads)
     candidates = CandidateSpace(fitted, tuple(schemes))
-    return evaluating(evaluator, candidates, dataset.validation, METRICS[metric])
+    return evaluating(evaluator, candidates, dataset.validation, METRICS[metric], first_look)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -15,15 +17,17 @@ from torch import Tensor
 from hw_profiles.machine import this_cpu
 from nas.candidate import Candidate, CandidateSpace
 from nas.data.dataset import Dataset, Part
+from nas.data.first_look import FirstLook
 from nas.data.metric import Metric
 from nas.errors import NasError
-from nas.executors.executor import Evaluate, EvaluationFailed
+from nas.executors.executor import PART_NOISE, Evaluate, EvaluationFailed
 from nas.quantization.arithmetic import simulate
 from search_spaces.elastic import Supernet
 from search_spaces.space import Architecture
 
-NOISE = "noise"
-"""What an evaluation returns beside the quality: its standard error."""
+# What an evaluation returns beside the quality: its standard error, the examples it is of, and,
+# if it was stopped after a first look, the seconds that the others would have taken at its pace.
+NOISE, EXAMPLES, SECONDS_SAVED = "noise", "examples", "seconds_saved"
 
 #: Training examples that a subnet's batch-norm statistics are collected on, and of a batch.
 CALIBRATION_EXAMPLES, CALIBRATION_BATCH = 1024, 256
@@ -108,7 +112,9 @@ class Evaluator:
         Raises:
             EvaluationError: if an output is not finite.
         """
-        return torch.cat([logits for logits, _ in self._passes(candidate, part, first)])
+        n = len(part) if first is None else min(first, len(part))
+        with self._running(candidate, part) as run:
+            return torch.cat([logits for logits, _ in run(torch.arange(n))])
 
     def quality(self, candidate: Candidate, part: Part, metric: Metric) -> tuple[float, float]:
         """Mean quality over a part, and its standard error.
@@ -116,20 +122,31 @@ class Evaluator:
         Raises:
             EvaluationError: if an output is not finite.
         """
-        scores = torch.cat(
-            [metric.scores(logits, labels) for logits, labels in self._passes(candidate, part)]
-        )
+        with self.judging(candidate, part, metric) as scores_of:
+            scores = scores_of(torch.arange(len(part)))
         return float(scores.mean()), metric.noise(scores, part.draws)
 
-    def _passes(
-        self, candidate: Candidate, part: Part, first: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and labels of each pass, in order."""
+    @contextmanager
+    def judging(
+        self, candidate: Candidate, part: Part, metric: Metric
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
+        """While it is open: indices (n,) of a part's examples -> their scores, (n,).
+
+        Raises:
+            EvaluationError: in such a call, if an output is not finite.
+        """
+        with self._running(candidate, part) as run:
+            yield lambda chosen: torch.cat([metric.scores(*found) for found in run(chosen)])
+
+    @contextmanager
+    def _running(
+        self, candidate: Candidate, part: Part
+    ) -> Iterator[Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]]]:
+        """While it is open: indices (n,) -> logits and labels of each pass, in order."""
         space = self.trained.space
         self.prepare(candidate.architecture)
         if self.supernet is not self.trained:
             self.supernet.activate(candidate.architecture).adopt_statistics(self.trained)
-        order = torch.arange(len(part) if first is None else min(first, len(part)))
 
         def one_pass(chosen: Tensor) -> tuple[Tensor, Tensor]:
             with torch.inference_mode():
@@ -150,19 +167,68 @@ class Evaluator:
             _one_thread_an_operator(),
             ThreadPoolExecutor(self.threads) as passes,
         ):
-            yield from passes.map(one_pass, order.split(self.per_pass))
+            yield lambda chosen: passes.map(one_pass, chosen.split(self.per_pass))
 
 
 def evaluating(
-    evaluator: Evaluator, candidates: CandidateSpace, part: Part, metric: Metric
+    evaluator: Evaluator,
+    candidates: CandidateSpace,
+    part: Part,
+    metric: Metric,
+    first_look: float | None = None,
 ) -> Evaluate:
-    """The function that evaluates genomes: the quality by its metric's name, and its noise."""
+    """The function that evaluates genomes: the quality by its metric's name, and its noise.
 
-    def evaluate(genome: NDArray[np.int64], _number: int) -> dict[str, float]:
+    Args:
+        evaluator: of the candidates.
+        candidates: the joint space.
+        part: that they are judged on.
+        metric: by which.
+        first_look: share of the part after which a candidate that cannot reach its goal is given
+            up; None evaluates everything on the whole part.
+
+    Raises:
+        UsageError: if the part is too small for such a first look.
+    """
+    look = None if first_look is None else FirstLook.of(part, first_look, evaluator.batch_size)
+
+    def evaluate(genome: NDArray[np.int64], _number: int, goal: float | None) -> dict[str, float]:
+        candidate = candidates.decode(genome)
         try:
-            value, noise = evaluator.quality(candidates.decode(genome), part, metric)
+            if look is not None and goal is not None:
+                return _in_two_looks(evaluator, candidate, part, metric, look, goal)
+            value, noise = evaluator.quality(candidate, part, metric)
         except EvaluationError as error:
             raise EvaluationFailed(str(error)) from error
-        return {metric.name: value, NOISE: noise}
+        return {metric.name: value, NOISE: noise, EXAMPLES: len(part)}
 
     return evaluate
+
+
+def _in_two_looks(
+    evaluator: Evaluator,
+    candidate: Candidate,
+    part: Part,
+    metric: Metric,
+    look: FirstLook,
+    goal: float,
+) -> dict[str, float]:
+    """The figures of a candidate on the whole part, or on its first look if that is enough."""
+    with evaluator.judging(candidate, part, metric) as scores_of:
+        begun = time.perf_counter()
+        first = scores_of(look.first)
+        seconds = time.perf_counter() - begun
+        found = look.estimate(first)
+        if found.may_reach(goal, metric):
+            scores = torch.cat([first, scores_of(look.rest)])
+            noise = metric.noise(scores, part.draws)
+            return {metric.name: float(scores.mean()), NOISE: noise, EXAMPLES: len(part)}
+    # That of the whole part, were its scores as varied as these, and what the part adds.
+    whole = metric.noise(first, part.draws) * math.sqrt(len(first) / len(part))
+    return {
+        metric.name: found.quality,
+        NOISE: math.hypot(whole, found.noise),
+        PART_NOISE: found.noise,
+        EXAMPLES: len(first),
+        SECONDS_SAVED: seconds * len(look.rest) / len(first),
+    }

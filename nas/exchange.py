@@ -51,7 +51,7 @@ def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> lis
     """Tell a study of qualities that are known from elsewhere; what to say of it, line by line.
 
     Costs and feasibility are those of this study's own target and budgets. Candidates that the
-    study has already stay as they are.
+    study has already stay as they are. Partial trials are left out: theirs is an estimate.
 
     Args:
         name: of the study that is told.
@@ -105,8 +105,8 @@ def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_
     for row in rows:
         where = f"{path.name} line {rows.line_num}"
         try:
-            if not row[metric]:
-                continue  # a failed evaluation
+            if not row[metric] or row.get("state") in ("partial", "failed"):
+                continue  # not evaluated, or on a part of the data alone
             values = _values_of(row, candidates)
             quality = float(row[metric])
             noise = float(row.get(f"{metric}_noise") or math.nan)
@@ -214,7 +214,8 @@ NUMBER = "nas_trial"
 def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
     """Copy a study into an Optuna storage; what to say of it, line by line.
 
-    Published again, only new trials are added. Excesses over the budgets are constraints.
+    Published again, only new trials are added. Excesses over the budgets are constraints. Partial
+    trials are pruned ones there, with their estimate as an attribute.
 
     Args:
         name: of the study, there as here.
@@ -288,14 +289,18 @@ def _as_optuna(
         if choice.name in values
     }
     columns = [OBJECTIVES[o][0] for o in objectives]
+    states = optuna.trial.TrialState
+    state = {"complete": states.COMPLETE, "partial": states.PRUNED, "failed": states.FAIL}
     complete = trial.state == "complete"
     costs = [(getattr(trial, b.column), b.limit) for b in setting.budgets]
     excess = [float(cost) / limit - 1.0 for cost, limit in costs if cost is not None]
-    figures = ("quality_noise", "latency_ms", "latency_ms_upper", "memory_bytes", "params",
-               "weight_bytes", "macs", "reason", "seconds")  # fmt: skip
+    figures = ("quality_noise", "part_noise", "examples", "latency_ms", "latency_ms_upper",
+               "memory_bytes", "params", "weight_bytes", "macs", "reason", "seconds")  # fmt: skip
     attributes = {f: v for f in figures if (v := getattr(trial, f)) is not None}
+    if trial.state == "partial":
+        attributes |= {"quality": trial.quality, "goal": trial.origin.get("goal")}
     made = optuna.trial.create_trial(
-        state=optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.FAIL,
+        state=state[trial.state],
         values=[float(getattr(trial, c)) for c in columns] if complete else None,
         params={name: values[name] for name in kinds},
         distributions=kinds,

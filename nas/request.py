@@ -39,6 +39,8 @@ class SearchRequest:
         supernet_seed: of the supernet's training.
         recipe: of the supernet's training; None is the space's own.
         init: foreign weights that the supernet starts from, such as `hf:FOLDER`.
+        first_look: share of the validation data after which a candidate is given up that cannot
+            be on the front; None evaluates each on all of them.
     """
 
     space: str = "vit"
@@ -55,6 +57,7 @@ class SearchRequest:
     supernet_seed: int = 0
     recipe: str | None = None
     init: str | None = None
+    first_look: float | None = None
 
     def __post_init__(self) -> None:
         parse_budgets(self.budgets)
@@ -76,6 +79,11 @@ class SearchRequest:
         ):
             if not 1 <= value <= most:
                 raise UsageError(f"{what} must be from 1 to {most:,}, not {value:,}.", "")
+        if self.first_look is not None and not 0 < self.first_look < 1:
+            raise UsageError(
+                f"--first-look must be a share between 0 and 1, not {self.first_look:g}.",
+                "Write 0.25 for a quarter, or leave it out to evaluate everything.",
+            )
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed must be from 0 to {2**32 - 1:,}.", "")
 

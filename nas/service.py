@@ -19,6 +19,7 @@ from nas.archive import draw, open_study, read_study, resume_command
 from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
+from nas.data.first_look import FirstLook
 from nas.data.metric import METRICS
 from nas.engine.samplers import require_sampler
 from nas.equipment import Equipment, equip, obtain, profile_of, space_and_data, target_profile
@@ -64,6 +65,8 @@ def search(
     require_executor(options.executor, options.workers)
     space, data = space_and_data(request.space, request.preset, request.data)
     request = replace(request, preset=space.preset, data=data.name).judged_by(data.metric)
+    if request.first_look is not None:
+        FirstLook.of(data.validation, request.first_look, request.batch_size)
     name = options.study or request.study_name()
     if name.startswith(".") or set(name) & set("/\\"):
         raise UsageError(f"{name!r} cannot name a study and its folder.", "Leave out / and \\.")

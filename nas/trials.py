@@ -14,7 +14,7 @@ from nas.data.metric import METRICS, Metric
 from nas.engine.loop import Evaluated, run_search
 from nas.engine.problem import Objective, Problem
 from nas.equipment import Equipment, work_of
-from nas.evaluation import NOISE, Evaluator, evaluating
+from nas.evaluation import EXAMPLES, NOISE, SECONDS_SAVED, Evaluator, evaluating
 from nas.events import Event, Listener
 from nas.executors.registry import open_executor, threads_of
 from nas.report.standing import Standing
@@ -93,8 +93,9 @@ def run_trials(
             ended_by[:] = [str(options.flat)]
         return bool(ended_by)
 
-    here = evaluating(equipment.evaluator, setting.candidates, data.validation, metric)
-    work = work_of(equipment, threads_of(options.workers))
+    look = request.first_look
+    here = evaluating(equipment.evaluator, setting.candidates, data.validation, metric, look)
+    work = work_of(equipment, threads_of(options.workers), look)
     with open_executor(options.executor, options.workers, here, work) as executor:
         run_search(
             problem_of(request, setting),
@@ -113,6 +114,7 @@ def run_trials(
 
 def _record_of(found: Evaluated, setting: Setting, metric: Metric) -> TrialRecord:
     """A trial as it is stored, with every cost of its candidate."""
+    examples = found.details.get(EXAMPLES)
     return TrialRecord(
         number=found.number,
         key=found.key,
@@ -121,9 +123,12 @@ def _record_of(found: Evaluated, setting: Setting, metric: Metric) -> TrialRecor
         reason=found.origin.get("reason"),
         quality=found.values.get(metric.name),
         quality_noise=found.details.get(NOISE),
+        part_noise=found.noise if found.state == "partial" else None,
+        examples=None if examples is None else round(examples),
         feasible=found.feasible,
         origin=found.origin,
         seconds=found.seconds,
+        seconds_saved=found.details.get(SECONDS_SAVED),
     )
 
 
@@ -138,6 +143,7 @@ def _past(trial: TrialRecord, metric: Metric) -> Evaluated:
         state=trial.state,
         origin=trial.origin,
         seconds=trial.seconds,
+        noise=trial.part_noise or 0.0,
     )
 
 

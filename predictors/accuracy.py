@@ -78,8 +78,19 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.maximise = maximise
         self.kinds = kinds
 
-    def fit(self, X: NDArray[np.generic], y: NDArray[np.floating]) -> Self:
+    def fit(
+        self,
+        X: NDArray[np.generic],
+        y: NDArray[np.floating],
+        noise: NDArray[np.floating] | None = None,
+    ) -> Self:
         """Learn from rows (n, genes + features) and responses (n,), in float64.
+
+        Args:
+            X: rows.
+            y: responses.
+            noise: standard error of each response (n,) that is known beforehand, beside the one
+                that all have in common, which is learnt; none unless given.
 
         Raises:
             UsageError: if rows and responses do not match, there are fewer than 2, or a number
@@ -95,16 +106,19 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         sign = 1.0 if self.maximise else -1.0
         self._best = float((sign * y).max())
         self._unit = float(self._best - np.median(sign * y))
-        columns = self._encoder(rows)
+        columns, known = self._encoder(rows), _known_noise(noise, len(y))
         self.n_features_in_ = rows.shape[1]
         few, some = _spread(len(rows), MAX_MARGIN), _spread(len(rows), MAX_LEARNT)
-        losses = [self._loss(margin, columns[few], y[few]) for margin in MARGINS]
+        losses = [self._loss(m, columns[few], y[few], known[few]) for m in MARGINS]
         self.margin_ = MARGINS[int(np.argmin(losses))]
         response = self._warp(y)
         self._mean, self._std = response.mean(), max(response.std(), 1e-12)
         standard = (response - self._mean) / self._std
+        extra = self._variance(response, known, self._std)
         self.models_ = [
-            self._model(kind).fit(columns[some], standard[some]).condition(columns, standard)
+            self._model(kind)
+            .fit(columns[some], standard[some], extra[some])
+            .condition(columns, standard, extra)
             for kind in self.kinds
         ]
         self.rank_correlation_ = np.array(
@@ -121,27 +135,37 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def _model(self, kind: Kind) -> GaussianProcess:
         return GaussianProcess(kind, self._encoder.groups(), self._encoder.families())
 
-    def _loss(self, margin: float, columns: Floats, y: NDArray[np.floating]) -> float:
+    def _loss(
+        self, margin: float, columns: Floats, y: NDArray[np.floating], noise: Floats
+    ) -> float:
         """Negative log posterior density of the responses under a margin, by one quick model."""
         self.margin_ = margin
         response = self._warp(y)
         std = max(response.std(), 1e-12)
-        model = self._model("shared").fit(columns, (response - response.mean()) / std)
+        extra = self._variance(response, noise, std)
+        model = self._model("shared").fit(columns, (response - response.mean()) / std, extra)
         # Of the responses themselves, not of their warped values: the slope of the warp.
         slope = 0.0 if self._unit <= 0 else response.sum() - len(y) * np.log(self._unit)
         return model.loss_ - float(slope) + len(y) * float(np.log(std))
 
-    def condition(self, X: NDArray[np.generic], y: NDArray[np.floating]) -> Self:
-        """Take other observations in place of those fitted, with everything learnt kept.
+    def condition(
+        self,
+        X: NDArray[np.generic],
+        y: NDArray[np.floating],
+        noise: NDArray[np.floating] | None = None,
+    ) -> Self:
+        """Take other observations, as `fit` does, with everything learnt kept.
 
         Raises:
-            UsageError: if the rows are not the shape of those fitted.
+            UsageError: if the rows are not the shape of those fitted, or the noise is not theirs.
         """
         columns = self._columns(X)
-        standard = (self._warp(np.asarray(y, dtype=np.float64)) - self._mean) / self._std
+        response = self._warp(np.asarray(y, dtype=np.float64))
+        standard = (response - self._mean) / self._std
+        extra = self._variance(response, _known_noise(noise, len(columns)), self._std)
         for model, weight in zip(self.models_, self.weights_, strict=True):
             if weight:
-                model.condition(columns, standard)
+                model.condition(columns, standard, extra)
         return self
 
     @overload
@@ -197,11 +221,28 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         gap = (self._best - better) / self._unit + self.margin_
         return -np.log(np.maximum(gap, MIN_SHARE * self.margin_))
 
+    def _variance(self, response: Floats, noise: Floats, std: float) -> Floats:
+        """Variance of warped responses scaled by 1 / std, of standard errors before the warp."""
+        slope = np.exp(response) / self._unit if self._unit > 0 else 1.0
+        variance: Floats = (noise * slope / std) ** 2
+        return variance
+
     def _unwarp(self, response: Floats) -> Floats:
         better = response
         if self._unit > 0:
             better = self._best + (self.margin_ - np.exp(-response)) * self._unit
         return better if self.maximise else -better
+
+
+def _known_noise(noise: NDArray[np.floating] | None, n: int) -> Floats:
+    """Standard errors (n,), zero unless given."""
+    known = np.zeros(n) if noise is None else np.asarray(noise, dtype=np.float64)
+    if known.shape != (n,) or not (np.isfinite(known) & (known >= 0)).all():
+        raise UsageError(
+            "the noise of an accuracy predictor's responses is one number a row, 0 or more.",
+            "Give 0 where a response has no error of its own.",
+        )
+    return known
 
 
 def _spread(n: int, most: int) -> NDArray[np.int64]:

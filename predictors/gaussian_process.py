@@ -51,14 +51,20 @@ class GaussianProcess:
         self.families = families
         self._membership = (groups[:, None] == np.arange(groups.max() + 1)).astype(np.float64)
 
-    def fit(self, x: Floats, y: Floats) -> Self:
-        """Learn the weights and amplitudes from columns (n, columns) and responses (n,)."""
+    def fit(self, x: Floats, y: Floats, extra: Floats | float = 0.0) -> Self:
+        """Learn the weights and amplitudes from columns (n, columns) and responses (n,).
+
+        Args:
+            x: columns.
+            y: responses.
+            extra: variance (n,) of the responses that is known, beside the noise that is learnt.
+        """
         self.prepare(x)
         start = np.zeros(self._free.shape[1])
         found = minimize(
             self.loss,
             start,
-            args=(x, y),
+            args=(x, y, extra),
             jac=True,
             method="L-BFGS-B",
             bounds=[(-BOUND, BOUND)] * len(start),
@@ -66,7 +72,7 @@ class GaussianProcess:
         )
         self.loss_ = float(found.fun)
         self._weights, self._slopes, self._smooth, self._noise = self._hyperparameters(found.x)
-        return self.condition(x, y)
+        return self.condition(x, y, extra)
 
     def prepare(self, x: Floats) -> None:
         """Set the priors and scales for columns (n, columns), and which hyper-parameters move."""
@@ -97,13 +103,16 @@ class GaussianProcess:
         smooth = 0.0 if self.kind == "linear" else float(theta[-2])
         return theta[:n], theta[n:-2], smooth, float(theta[-1])
 
-    def loss(self, step: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
+    def loss(
+        self, step: Floats, x: Floats, y: Floats, extra: Floats | float = 0.0
+    ) -> tuple[float, Floats]:
         """Negative log posterior of the free hyper-parameters, and its gradient.
 
         Args:
             step: prior standard deviations away from the prior mean, (free,).
             x: columns, (n, columns).
             y: responses, (n,).
+            extra: as in `fit`.
         """
         weights, slopes, smooth, noise = self._hyperparameters(step)
         z = self._centred(x)
@@ -112,7 +121,7 @@ class GaussianProcess:
             scaled = x * np.sqrt(weights[self.groups])
             k_smooth = smooth * np.exp(-0.5 * _squared_distances(scaled, scaled))
             kernel += k_smooth
-        kernel[np.diag_indices_from(kernel)] += noise + JITTER
+        kernel[np.diag_indices_from(kernel)] += noise + JITTER + extra
         factor = cho_factor(kernel, lower=True, check_finite=False)
         inverse = cho_solve(factor, np.eye(len(y)), check_finite=False)
         alpha = inverse @ y
@@ -140,10 +149,10 @@ class GaussianProcess:
             kernel += self._smooth * np.exp(smooth, out=smooth)
         return kernel
 
-    def condition(self, x: Floats, y: Floats) -> Self:
-        """Take other observations, (n, columns) and (n,), under the weights learnt already."""
+    def condition(self, x: Floats, y: Floats, extra: Floats | float = 0.0) -> Self:
+        """Take other observations, as `fit` does, under the weights learnt already."""
         kernel = self._kernel(x, x)
-        kernel[np.diag_indices_from(kernel)] += self._noise + JITTER
+        kernel[np.diag_indices_from(kernel)] += self._noise + JITTER + extra
         factor = cholesky(kernel, lower=True, check_finite=False)
         # The factor's inverse: a product with it is faster than solving anew for many rows.
         self._x = x

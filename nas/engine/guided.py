@@ -113,7 +113,9 @@ class Guided(GenomeSampler):
         kept = np.flatnonzero(told.complete[:start])
         rows, values = self.problem.rows(told.genomes[kept]), told.values[kept]
         models = tuple(
-            AccuracyPredictor(self.problem.choices, maximise=False).fit(rows, values[:, k])
+            AccuracyPredictor(self.problem.choices, maximise=False).fit(
+                rows, values[:, k], told.noise[kept]
+            )
             for k in np.flatnonzero(~self._known)
         )
         if self.candidates.every_feasible is None:
@@ -194,7 +196,7 @@ class Guided(GenomeSampler):
         kept = np.flatnonzero(told.complete)
         rows = self.problem.rows(told.genomes[kept])
         for model, k in zip(batch.models, np.flatnonzero(~self._known), strict=True):
-            model.condition(rows, told.values[kept, k])
+            model.condition(rows, told.values[kept, k], told.noise[kept])
         share = EXPLORE_SHARE * self.n_design / len(told)
         explore = bool(self.candidates.rng(5, len(told)).random() < share)
         nodes = np.array([EXPLORE_OPTIMISM]) if explore else self._nodes

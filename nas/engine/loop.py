@@ -28,11 +28,12 @@ from optuna.trial import TrialState
 from threadpoolctl import ThreadpoolController
 
 from nas.engine.candidates import Candidates, identity
+from nas.engine.goal import Goals
 from nas.engine.problem import Problem
 from nas.engine.samplers import GenomeSampler, SpaceExhausted, get_sampler
 from nas.engine.told import CONSTRAINT, Memory, Told, distributions
 from nas.errors import BudgetError
-from nas.executors.executor import Evaluate, Executor, InProcess, Outcome
+from nas.executors.executor import PART_NOISE, Evaluate, Executor, InProcess, Outcome
 from search_spaces.choices import Genomes
 
 MAX_ASKS = 20
@@ -51,11 +52,14 @@ class Evaluated:
         key: hash of the active part.
         values: every objective if complete, the known ones if failed.
         feasible: whether it was evaluated and meets every budget on known quantities.
-        state: `failed` trials have `origin["reason"]`.
+        state: `failed` trials have `origin["reason"]`; `partial` ones were evaluated on a part of
+            the data alone, which showed that they miss `origin["goal"]`.
         origin: why it was proposed, as plain data. `asked` lists all the genomes proposed for
             it, its own last, where there was more than its own.
         seconds: wall time of its evaluation.
         details: what the evaluation returned beside the objectives.
+        noise: of a partial trial, the standard error of its costly objective as an estimate of
+            the one on all data; else 0.
     """
 
     number: int
@@ -63,10 +67,11 @@ class Evaluated:
     key: str
     values: dict[str, float]
     feasible: bool
-    state: Literal["complete", "failed"]
+    state: Literal["complete", "partial", "failed"]
     origin: dict[str, Any]
     seconds: float = 0.0
     details: dict[str, float] = field(default_factory=dict)
+    noise: float = 0.0
 
 
 def run_search(
@@ -92,7 +97,7 @@ def run_search(
         trials: the study's total, history included.
         seed: of the study.
         history: its trials so far, in order. Numbers that are missing are asked for again.
-        evaluate: genome and trial number -> costly objectives, called here; or an executor.
+        evaluate: genome, trial number and goal -> costly objectives, called here; or an executor.
             Whatever it raises makes a failed trial, as a missing value or one that is not finite
             does. All but `EvaluationFailed` and values that are not finite is tried once more.
         record: called with each new trial as it arrives, before another is asked for.
@@ -131,14 +136,15 @@ def run_search(
             if proposal is not None:
                 number = next(numbers)
                 loop.pending[number] = proposal
-                executor.submit(number, proposal.genome)
+                executor.submit(number, proposal.genome, proposal.goal)
         if not loop.pending:
             break
         for outcome in executor.wait():
             number = outcome.number
             if outcome.values is None and outcome.again and number not in tried_again:
                 tried_again.add(number)
-                executor.submit(number, loop.pending[number].genome)
+                proposal = loop.pending[number]
+                executor.submit(number, proposal.genome, proposal.goal)
                 continue
             trial = loop.judge(outcome, attempts=2 if number in tried_again else 1)
             record(trial)
@@ -163,12 +169,14 @@ class _Proposal:
         genome: canonical, (genes,).
         origin: why it was proposed.
         believed: its objectives until they are found, NaN where nothing predicts one, (k,).
+        goal: what its costly objective must reach to be on the front of the trials told.
         trial: of the Optuna study, if there is one.
     """
 
     genome: NDArray[np.int64]
     origin: dict[str, Any]
     believed: NDArray[np.float64]
+    goal: float | None
     trial: optuna.Trial | None
 
 
@@ -187,6 +195,7 @@ class _Loop:
         self.n_complete = 0
         self.pending: dict[int, _Proposal] = {}
         self.memory = Memory(problem)
+        self.goals = Goals(problem)
         first = self.sampler_at(0)
         self.study: optuna.Study | None = None
         if not isinstance(first, GenomeSampler):
@@ -248,7 +257,8 @@ class _Loop:
     ) -> _Proposal:
         believed = {**why.get("predicted", {}), **self._known_values(genome)}
         values = np.array([believed.get(o.name, math.nan) for o in self.problem.objectives])
-        return _Proposal(genome, self._origin(why, genome, asked), values, trial)
+        goal = self.goals.of(values)
+        return _Proposal(genome, self._origin(why, genome, asked), values, goal, trial)
 
     def _origin(
         self, why: dict[str, Any], genome: NDArray[np.int64], asked: list[list[int]]
@@ -280,7 +290,7 @@ class _Loop:
             self._free[identity(genome)] = values, float(violation[i])
 
     def judge(self, outcome: Outcome, attempts: int) -> Evaluated:
-        """The trial of a proposal under way, complete or failed."""
+        """The trial of a proposal under way, complete, partial or failed."""
         proposal = self.pending[outcome.number]
         genome, origin = proposal.genome, dict(proposal.origin)
         found, reason = dict(outcome.values or {}), outcome.reason
@@ -291,21 +301,26 @@ class _Loop:
                 if not math.isfinite(value):
                     reason = reason or f"{objective.name} is {value}, not a finite number"
                 values[objective.name] = value
+        noise = found.pop(PART_NOISE, None)
+        state: Literal["complete", "partial", "failed"] = "complete"
         if attempts > 1:
             origin["attempts"] = attempts
         if reason:
-            origin["reason"] = reason
-            values, found = self._known_values(genome), {}
+            state, origin["reason"] = "failed", reason
+            values, found, noise = self._known_values(genome), {}, None
+        elif noise is not None:
+            state, origin["goal"] = "partial", proposal.goal
         return Evaluated(
             number=outcome.number,
             genome=genome,
             key=self.problem.choices.keys(genome[None, :])[0],
             values=values,
             feasible=not reason,
-            state="failed" if reason else "complete",
+            state=state,
             origin=origin,
             seconds=outcome.seconds,
             details=found,
+            noise=noise or 0.0,
         )
 
     def replay(self, trials: Sequence[Evaluated]) -> None:
@@ -323,12 +338,15 @@ class _Loop:
         """Tell the study a trial: one that is under way, or one from elsewhere."""
         self.known[identity(np.asarray(trial.genome))] = trial
         proposal = self.pending.pop(trial.number, None)
-        values = self._values(trial) if trial.state == "complete" else None
+        values = None if trial.state == "failed" else self._values(trial)
+        if trial.state == "complete" and values and self._violation(trial.genome) <= 0:
+            self.goals.add(np.array(values))
         self._finish(
             None if proposal is None else proposal.trial,
             trial.genome,
             trial.genome if raw is None else raw,
             values,
+            trial.noise,
         )
 
     def _tell_aside(
@@ -339,16 +357,17 @@ class _Loop:
     ) -> None:
         """Tell what is known of a proposal that is not worth an evaluation."""
         before = self.known.get(identity(genome))
+        noise = 0.0 if before is None else before.noise
         values: list[float] | None
         if before is None and self._violation(genome) <= 0:
             values = None  # one that is under way
         elif before is not None:
-            values = self._values(before) if before.state == "complete" else None
+            values = None if before.state == "failed" else self._values(before)
         else:
             # Samplers rank what violates a constraint by how much: costly values do not matter.
             costs = self._known_values(genome)
             values = [costs.get(o.name, 0.0) for o in self.problem.objectives]
-        self._finish(trial, genome, raw, values)
+        self._finish(trial, genome, raw, values, noise)
 
     def _values(self, trial: Evaluated) -> list[float]:
         values = {**trial.values, **self._known_values(trial.genome)}
@@ -360,13 +379,19 @@ class _Loop:
         genome: NDArray[np.int64],
         raw: NDArray[np.int64],
         values: list[float] | None,
+        noise: float,
     ) -> None:
-        """Tell a proposal's canonical genome, as it was proposed, with its objectives."""
+        """Tell a proposal's canonical genome, as it was proposed, with its objectives.
+
+        Optuna has no place for their noise: there an estimate is as good as any value.
+        """
         violation = self._violation(genome)
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         if self.study is None:
             row = [math.nan] * len(self.problem.objectives) if values is None else values
-            self.memory.add(genome[None, :], np.array([row]), np.array([violation]))
+            self.memory.add(
+                genome[None, :], np.array([row]), np.array([violation]), np.array([noise])
+            )
         elif trial is not None:
             trial.set_constraint(CONSTRAINT, violation)
             self.study.tell(trial, values, state=state)

@@ -36,12 +36,15 @@ class Told:
         values: objectives to be minimised, (n, k); NaN where the evaluation failed. Those under
             way have what their sampler predicted, NaN if it predicted nothing.
         violation: of the budgets, (n,).
+        noise: standard error of a costly objective that was estimated on a part of the data, as
+            an estimate of the one on all of them, (n,); 0 where all were used.
         n_pending: how many, the last ones, are under way.
     """
 
     genomes: Genomes
     values: Floats
     violation: Floats
+    noise: Floats
     n_pending: int = 0
 
     @classmethod
@@ -56,6 +59,7 @@ class Told:
             problem.choices.canonical(raw.reshape(len(trials), len(names))),
             np.array(values, dtype=np.float64).reshape(len(trials), len(failed)) * problem.signs,
             np.array([t.constraints.get(CONSTRAINT, 0.0) for t in trials], dtype=np.float64),
+            np.zeros(len(trials)),
         )
 
     def __len__(self) -> int:
@@ -80,28 +84,33 @@ class Memory:
         self._genomes = np.empty((64, len(problem.choices)), dtype=np.int64)
         self._values = np.empty((64, len(problem.objectives)))
         self._violation = np.empty(64)
+        self._noise = np.empty(64)
 
-    def add(self, genomes: Genomes, values: Floats, violation: Floats) -> None:
-        """Canonical genomes (n, genes), objectives in their own directions (n, k), (n,)."""
+    def add(self, genomes: Genomes, values: Floats, violation: Floats, noise: Floats) -> None:
+        """Canonical genomes (n, genes), objectives in their own directions (n, k), (n,), (n,)."""
         end = self._n + len(genomes)
         while end > len(self._violation):
             self._genomes = np.concatenate([self._genomes, np.empty_like(self._genomes)])
             self._values = np.concatenate([self._values, np.empty_like(self._values)])
             self._violation = np.concatenate([self._violation, np.empty_like(self._violation)])
+            self._noise = np.concatenate([self._noise, np.empty_like(self._noise)])
         self._genomes[self._n : end] = genomes
         self._values[self._n : end] = values * self.problem.signs
         self._violation[self._n : end] = violation
+        self._noise[self._n : end] = noise
         self._n = end
 
     def told(self, pending: Sequence[NDArray[np.int64]], believed: Sequence[Floats]) -> Told:
         """All of it, and then what is under way: genomes (genes,) and objectives (k,) of each."""
         n = self._n
-        genomes, values, violation = self._genomes[:n], self._values[:n], self._violation[:n]
+        genomes, values = self._genomes[:n], self._values[:n]
+        violation, noise = self._violation[:n], self._noise[:n]
         if not pending:
-            return Told(genomes, values, violation)
+            return Told(genomes, values, violation, noise)
         return Told(
             np.concatenate([genomes, np.stack(pending)]),
             np.concatenate([values, np.stack(believed) * self.problem.signs]),
             np.concatenate([violation, np.zeros(len(pending))]),
+            np.concatenate([noise, np.zeros(len(pending))]),
             len(pending),
         )

@@ -14,8 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Evaluate = Callable[[NDArray[np.int64], int], dict[str, float]]
-"""Genome (genes,) and trial number -> costly objectives, and figures beside them."""
+Evaluate = Callable[[NDArray[np.int64], int, float | None], dict[str, float]]
+"""Genome (genes,), trial number and goal -> costly objectives, and figures beside them.
+
+The goal is the costly objective that is worth a whole evaluation; None if any is. One that cannot
+be reached may be given up early, with an estimate: `PART_NOISE` is then among the figures.
+"""
+
+PART_NOISE = "part_noise"
+"""A figure of an evaluation on a part of the data alone: the standard error of its objective as an
+estimate of the one on all of them."""
 
 REASON_LENGTH = 200
 
@@ -58,11 +66,13 @@ class Outcome:
         return cls(int(number), values, str(reason), bool(again), float(seconds))
 
 
-def attempt(evaluate: Evaluate, number: int, genome: NDArray[np.int64]) -> Outcome:
+def attempt(
+    evaluate: Evaluate, number: int, genome: NDArray[np.int64], goal: float | None
+) -> Outcome:
     """Evaluate one candidate; whatever goes wrong with it becomes a reason."""
     begun = time.perf_counter()
     try:
-        values = {k: float(v) for k, v in evaluate(genome.copy(), number).items()}
+        values = {k: float(v) for k, v in evaluate(genome.copy(), number, goal).items()}
         return Outcome(number, values, seconds=time.perf_counter() - begun)
     except EvaluationFailed as failure:
         reason, again = str(failure) or "no reason given", False
@@ -106,8 +116,8 @@ class Executor(ABC):
     capacity: int = 1
 
     @abstractmethod
-    def submit(self, number: int, genome: NDArray[np.int64]) -> None:
-        """Take a candidate; its outcome comes from `wait`, in any order."""
+    def submit(self, number: int, genome: NDArray[np.int64], goal: float | None = None) -> None:
+        """Take a candidate and its goal; its outcome comes from `wait`, in any order."""
 
     @abstractmethod
     def wait(self) -> list[Outcome]:
@@ -136,13 +146,12 @@ class InProcess(Executor):
 
     def __init__(self, evaluate: Evaluate) -> None:
         self.evaluate = evaluate
-        self._waiting: deque[tuple[int, NDArray[np.int64]]] = deque()
+        self._waiting: deque[tuple[int, NDArray[np.int64], float | None]] = deque()
 
-    def submit(self, number: int, genome: NDArray[np.int64]) -> None:
+    def submit(self, number: int, genome: NDArray[np.int64], goal: float | None = None) -> None:
         """Keep it until `wait`."""
-        self._waiting.append((number, genome))
+        self._waiting.append((number, genome, goal))
 
     def wait(self) -> list[Outcome]:
         """Evaluate the next one."""
-        number, genome = self._waiting.popleft()
-        return [attempt(self.evaluate, number, genome)]
+        return [attempt(self.evaluate, *self._waiting.popleft())]

@@ -24,7 +24,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 MAX_KILLED_STARTS = 3
 """Workers killed one after another before they are ready, after which there is no use."""
 
-Candidate = tuple[int, NDArray[np.int64]]
+Candidate = tuple[int, NDArray[np.int64], float | None]
 
 
 class _Worker:
@@ -117,17 +117,17 @@ class LocalPool(Executor):
     def _start(self) -> None:
         self._workers.append(_Worker(self.work, self._inbox))
 
-    def submit(self, number: int, genome: NDArray[np.int64]) -> None:
+    def submit(self, number: int, genome: NDArray[np.int64], goal: float | None = None) -> None:
         """Give it to an idle worker, or to the next that is."""
-        self._waiting.append((number, genome))
+        self._waiting.append((number, genome, goal))
         self._hand_out()
 
     def _hand_out(self) -> None:
         for worker in self._workers:
             if worker.ready and worker.task is None and self._waiting:
                 worker.task = self._waiting.popleft()
-                number, genome = worker.task
-                worker.say([number, [int(g) for g in genome]])
+                number, genome, goal = worker.task
+                worker.say([number, [int(g) for g in genome], goal])
 
     def wait(self) -> list[Outcome]:
         """The next outcomes; workers that died meanwhile are replaced."""

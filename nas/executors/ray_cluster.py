@@ -48,9 +48,9 @@ class _Actor:
             receive_supernet(work.supernet.name, ray.get(supernet[0]))
         self.evaluate = work.build()
 
-    def run(self, number: int, genome: list[int]) -> list[Any]:
+    def run(self, number: int, genome: list[int], goal: float | None) -> list[Any]:
         """An `Outcome` as plain data."""
-        return attempt(self.evaluate, number, np.array(genome, np.int64)).to_json()
+        return attempt(self.evaluate, number, np.array(genome, np.int64), goal).to_json()
 
 
 class RayCluster(Executor):
@@ -88,18 +88,18 @@ class RayCluster(Executor):
         actor = ray.remote(num_cpus=work.threads, max_restarts=-1)(_Actor)
         self._idle = deque(actor.remote(work, [self._supernet]) for _ in range(workers))
         self._actors = list(self._idle)
-        self._waiting: deque[tuple[int, list[int]]] = deque()
+        self._waiting: deque[tuple[int, list[int], float | None]] = deque()
         self._running: dict[Any, tuple[Any, int]] = {}
 
-    def submit(self, number: int, genome: NDArray[np.int64]) -> None:
+    def submit(self, number: int, genome: NDArray[np.int64], goal: float | None = None) -> None:
         """Give it to an idle actor, or to the next that is."""
-        self._waiting.append((number, [int(g) for g in genome]))
+        self._waiting.append((number, [int(g) for g in genome], goal))
         self._hand_out()
 
     def _hand_out(self) -> None:
         while self._idle and self._waiting:
-            actor, (number, genome) = self._idle.popleft(), self._waiting.popleft()
-            self._running[actor.run.remote(number, genome)] = (actor, number)
+            actor, task = self._idle.popleft(), self._waiting.popleft()
+            self._running[actor.run.remote(*task)] = (actor, task[0])
 
     def wait(self) -> list[Outcome]:
         """The next outcomes."""

@@ -1,7 +1,8 @@
 """A local worker: `python -m nas.executors.worker`, JSON lines on its standard streams.
 
-First line in: factory, arguments and threads. Then genomes in, outcomes out, one a line. The end
-of the input ends the worker, so that it never outlives its coordinator, whatever killed that one.
+First line in: factory, arguments and threads. Then genomes and their goals in, outcomes out, one a
+line. The end of the input ends the worker, so that it never outlives its coordinator, whatever
+killed that one.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def serve() -> None:
         return
     _say(out, {"ready": os.getpid()})
     while True:
-        number, genome = inbox.get()
-        _say(out, {"outcome": attempt(evaluate, number, np.array(genome, np.int64)).to_json()})
+        number, genome, goal = inbox.get()
+        outcome = attempt(evaluate, number, np.array(genome, np.int64), goal)
+        _say(out, {"outcome": outcome.to_json()})
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ class Standing:
     Attributes:
         done: trials so far.
         failed: of them.
+        partial: of them, given up after a first look at the validation data.
+        examples_saved: validation examples that those were not evaluated on.
+        seconds_saved: that these would have taken, at the pace of the first looks.
         feasible: of them, evaluated and within every budget.
         hypervolume: share of the box, in [0, 1].
         hypervolumes: after each trial that was searched for, not imported, as they arrived.
@@ -52,7 +55,9 @@ class Standing:
         self._box = float(
             np.prod([abs(self.reference[name] - IDEAL.get(name, 0.0)) for name in names])
         )
-        self.done = self.failed = self.feasible = 0
+        self.done = self.failed = self.partial = self.feasible = 0
+        self.examples_saved, self.seconds_saved = 0, 0.0
+        self._examples = int(record.request.get("n_validation") or 0)
         self.hypervolume = 0.0
         self.hypervolumes: list[float] = []
         self.front: list[TrialRecord] = []
@@ -76,6 +81,10 @@ class Standing:
         if now is not None:
             self._arrivals.append(now)
         self.failed += trial.state == "failed"
+        if trial.state == "partial":
+            self.partial += 1
+            self.examples_saved += self._examples - (trial.examples or 0)
+            self.seconds_saved += trial.seconds_saved or 0.0
         if trial.state == "complete" and trial.feasible and trial.quality is not None:
             self.feasible += 1
             if self._widen(trial):
@@ -123,13 +132,18 @@ class Standing:
         if best:
             text += f", best {self.metric.title} {self.metric.format(float(best[0].quality or 0))}"
             text += f", hypervolume {self.hypervolume:.4f}"
-        text += f", {_seconds(self.seconds_each)} each"
+        text += f", {seconds_text(self.seconds_each)} each"
         left = self.seconds_left
         if left is not None and self.done < self.total:
             text += f", {_clock(left)} left"
+        if self.partial:
+            text += f", {self.partial} given up at first look"
+            text += f" ({seconds_text(self.seconds_saved)} saved)"
         if self.failed:
             text += f", {self.failed} failed"
         detail = [f"feasible {self.feasible} of {self.done}, on the front {len(self.front)}"]
+        if self.partial:
+            detail.append(f"not evaluated {self.examples_saved:,} validation examples")
         for trial in best:
             costs = [
                 f"{name} {format_quantity(name, float(getattr(trial, column)))}"
@@ -163,7 +177,8 @@ def reference_point(record: StudyRecord, trials: Iterable[TrialRecord] = ()) -> 
     return point
 
 
-def _seconds(value: float) -> str:
+def seconds_text(value: float) -> str:
+    """A duration to read."""
     return f"{value:.2f} s" if value < 9.95 else f"{value:.0f} s"
 
 

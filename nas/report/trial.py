@@ -74,6 +74,8 @@ def trial_lines(
         noise = trial.quality_noise
         by = "" if noise is None else f", standard error {metric.format_difference(noise)}"
         lines.append(f"{'quality':<9} {metric.title} {metric.format(trial.quality)}{by}")
+    if trial.state == "partial":
+        lines.append(_given_up(trial, study, metric))
     if trial.latency_ms is not None and trial.latency_ms_upper is not None:
         lines.append(
             f"latency   {format_quantity('latency', trial.latency_ms)}, at most "
@@ -85,6 +87,14 @@ def trial_lines(
     lines.append(f"costs     {', '.join(known)}")
     lines.append(f"evaluated {trial.created_at:%Y-%m-%d %H:%M:%S} UTC in {trial.seconds:.2f} s")
     return lines + _why(trial, metric)
+
+
+def _given_up(trial: TrialRecord, study: StudyRecord, metric: Metric) -> str:
+    """Why a partial trial was not evaluated on all examples."""
+    text = f"given up  on {trial.examples:,} of {study.request['n_validation']:,} examples"
+    text += f", which show it to {metric.format_difference(trial.part_noise or 0.0)}"
+    goal = trial.origin.get("goal")
+    return text if goal is None else f"{text}: at its costs the front has {metric.format(goal)}"
 
 
 def _why(trial: TrialRecord, metric: Metric) -> list[str]:
@@ -111,7 +121,7 @@ def _why(trial: TrialRecord, metric: Metric) -> list[str]:
     if "generation" in origin:
         lines.append(f"bred      in generation {origin['generation']}")
     told = {"kind", "predicted", "std", "gain", "fitted_trials", "generation", "asked", "reason",
-            "attempts", "from", "where"}  # fmt: skip
+            "attempts", "from", "where", "goal"}  # fmt: skip
     lines += [f"{name:<9} {value}" for name, value in origin.items() if name not in told]
     refused = len(origin.get("asked") or [0]) - 1
     if refused > 0:

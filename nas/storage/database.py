@@ -24,7 +24,7 @@ __all__ = ["DEFAULT_URL", "Database", "hide_password", "open_database"]
 
 DEFAULT_URL = "sqlite:///nas.db"
 BUSY_TIMEOUT_S = 10.0
-_WRITES = "nas_writes"
+_WRITES, _MIGRATES = "nas_writes", "nas_migrates"
 
 
 class Database:
@@ -41,6 +41,7 @@ class Database:
         self._url = url
         self._engine = engine
         self._writer = engine.execution_options(**{_WRITES: True})
+        self._migrator = engine.execution_options(**{_WRITES: True, _MIGRATES: True})
         # An in-memory database has one connection, which holds one transaction.
         alone = isinstance(engine.pool, StaticPool)
         self._turn: AbstractContextManager[Any] = threading.RLock() if alone else nullcontext()
@@ -68,6 +69,16 @@ class Database:
             StorageError: the database fails; nothing of the block was written.
         """
         with self._turn, translated(self._url), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def migrate(self) -> Iterator[Connection]:
+        """One transaction that may replace tables; their rows' dependants stay meanwhile.
+
+        Raises:
+            StorageError: the database fails; nothing of the block was written.
+        """
+        with self._turn, translated(self._url), self._migrator.begin() as connection:
             yield connection
 
     def close(self) -> None:
@@ -112,7 +123,7 @@ def open_database(url: str = DEFAULT_URL, *, create: bool = True) -> Database:
             if path is not None:
                 with translated(url):
                     _write_ahead(engine)
-            with database.write() as connection:
+            with database.migrate() as connection:
                 schema.upgrade(connection)
     except BaseException:
         database.close()
@@ -199,7 +210,6 @@ def _configure_sqlite(connection: DBAPIConnection, _record: object) -> None:
     # The driver must not open transactions by itself: `_begin_sqlite` does.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA foreign_keys = ON")
     # In WAL mode NORMAL already survives kill -9 (the log is in the system's cache before a
     # commit returns), but not a power cut. FULL adds one fsync a commit: 0.3 ms on an SSD, some
     # 10 ms on a disk, beside an evaluation of seconds.
@@ -208,9 +218,13 @@ def _configure_sqlite(connection: DBAPIConnection, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    # SQLite alters a table by copying it, and dropping the old one would delete what depends on its
+    # rows. Inside of a transaction this setting cannot be changed.
+    keys = "OFF" if options.get(_MIGRATES) else "ON"
+    connection.exec_driver_sql(f"PRAGMA foreign_keys = {keys}")
     # A writer takes the lock at once: a reader that turns writer fails without waiting.
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITES) else "BEGIN")
 
 
 def _write_ahead(engine: Engine) -> None:

@@ -124,7 +124,7 @@ class Trial(Base):
         # In order of a trial's number; also the covering index for counting.
         UniqueConstraint("study_id", "number"),
         UniqueConstraint("study_id", "key", name="uq_nas_trials_key"),
-        CheckConstraint("state IN ('complete', 'failed')", name="state"),
+        CheckConstraint("state IN ('complete', 'partial', 'failed')", name="state"),
         # All that a front is computed from: the wide rows themselves are not read.
         Index(
             "ix_nas_trials_figures",
@@ -156,6 +156,8 @@ class Trial(Base):
     quality: Mapped[float | None]
     quality_noise: Mapped[float | None]
     quality_test: Mapped[float | None]
+    part_noise: Mapped[float | None]
+    examples: Mapped[int | None]
     latency_ms: Mapped[float | None]
     latency_ms_upper: Mapped[float | None]
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -165,6 +167,7 @@ class Trial(Base):
     feasible: Mapped[bool]
     origin: Mapped[dict[str, Any]]
     seconds: Mapped[float]
+    seconds_saved: Mapped[float | None]
     created_at: Mapped[datetime]
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-TrialState = Literal["complete", "failed"]
+TrialState = Literal["complete", "partial", "failed"]
+"""Partial: given up after a first look at a part of the validation data."""
 
 
 def utc_now() -> datetime:
@@ -87,10 +88,14 @@ class TrialRecord:
     reason: str | None = None
     """Why it failed."""
     quality: float | None = None
-    """On validation, in the metric that is the study's first objective."""
+    """On validation, in the metric that is the study's first objective; if partial, an estimate."""
     quality_noise: float | None = None
     """Its standard error, if only the originals behind the examples are independent."""
     quality_test: float | None = None
+    part_noise: float | None = None
+    """If partial: the standard error of the quality as an estimate of the whole validation's."""
+    examples: int | None = None
+    """Of validation that the quality is of; older versions did not store it."""
     latency_ms: float | None = None
     latency_ms_upper: float | None = None
     memory_bytes: int | None = None
@@ -102,6 +107,8 @@ class TrialRecord:
     """Why it was chosen: kind of proposal, what was predicted."""
     seconds: float = 0.0
     """Wall time of the evaluation."""
+    seconds_saved: float | None = None
+    """If partial: what the other examples would have taken, at the pace of the first."""
     created_at: datetime = field(default_factory=utc_now)
     id: int = 0
 

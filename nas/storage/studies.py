@@ -347,6 +347,15 @@ class Studies:
         table = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), 2)
         return table[::-1]
 
+    def saved(self, study_id: int) -> tuple[int, float]:
+        """Of the partial trials: validation examples looked at, and seconds saved."""
+        summed = select(func.sum(Trial.examples), func.sum(Trial.seconds_saved)).where(
+            Trial.study_id == study_id, Trial.state == "partial"
+        )
+        with self._database.read() as connection:
+            examples, seconds = connection.execute(summed).one()
+        return int(examples or 0), float(seconds or 0.0)
+
     def set_quality_test(self, trial_id: int, value: float) -> None:
         """Keep a trial's quality on the test part.
 

@@ -10,9 +10,10 @@ import torch
 import search_spaces
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Part
+from nas.data.first_look import FirstLook
 from nas.data.metric import ACCURACY
 from nas.data.registry import load_dataset
-from nas.evaluation import EvaluationError, Evaluator
+from nas.evaluation import EvaluationError, Evaluator, evaluating
 from nas.training.obtain import obtain_supernet
 
 SPACE = search_spaces.get("vit", "digits")
@@ -81,6 +82,35 @@ def test_outputs_that_are_no_numbers_are_refused() -> None:
     candidate = CandidateSpace(SPACE, ("fp32",)).uniform(SPACE.smallest(), "fp32")
     with pytest.raises(EvaluationError, match="not finite"):
         Evaluator(broken, "onnxruntime", "fp32").quality(candidate, FEW, ACCURACY)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_the_parts_of_an_evaluation_are_the_whole(batch_size: int) -> None:
+    evaluator = Evaluator(SUPERNET, "onnxruntime", "fp32", batch_size)
+    candidate = CandidateSpace(SPACE, ("int8",)).uniform(SPACE.largest(), "int8")
+    look = FirstLook.of(DATA.validation, 0.25, batch_size)
+    with evaluator.judging(candidate, DATA.validation, ACCURACY) as scores_of:
+        whole = scores_of(torch.arange(len(DATA.validation)))
+        first, rest = scores_of(look.first), scores_of(look.rest)
+    # Sums of other shapes may round another way: a decision on the edge may turn.
+    assert (first != whole[look.first]).sum() + (rest != whole[look.rest]).sum() <= 2
+    value, noise = evaluator.quality(candidate, DATA.validation, ACCURACY)
+    assert value == float(whole.mean())
+
+    candidates = CandidateSpace(SPACE, ("int8",))
+    genome = candidates.encode(candidate.architecture, candidate.policy)
+    evaluate = evaluating(evaluator, candidates, DATA.validation, ACCURACY, 0.25)
+    assert evaluate(genome, 0, None) == {"accuracy": value, "noise": noise, "examples": 4044}
+    together = float(torch.cat([first, rest]).mean())
+    found = evaluate(genome, 0, 0.9)
+    assert (found["accuracy"], found["examples"]) == (pytest.approx(together), 4044)
+    assert "part_noise" not in found
+    given_up = evaluate(genome, 0, 0.999)
+    assert given_up["examples"] == len(look.first)
+    assert given_up["accuracy"] == float(first.mean())
+    assert 0 < given_up["part_noise"] < given_up["noise"]
+    assert given_up["noise"] > noise * 0.9
+    assert given_up["seconds_saved"] > 0
 
 
 def test_noise_counts_originals_not_draws() -> None:

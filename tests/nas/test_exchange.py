@@ -101,9 +101,10 @@ def test_a_column_a_choice_is_read_too(place: Place) -> None:
     values = {**trial.architecture, **trial.policy, "accuracy": 0.5, "accuracy_noise": 0.01}
     path = place.folder / "columns.csv"
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*values, "remark"])
+        writer = csv.DictWriter(file, [*values, "state"])
         writer.writeheader()
-        writer.writerow(values)
+        writer.writerow({**values, "accuracy": 0.3, "state": "partial"})
+        writer.writerow({**values, "state": "complete"})
         writer.writerow({**values, "accuracy": ""})  # a failed one
     import_trials("empty", str(path), place.storage)
     (told,) = place.trials("empty")
@@ -180,6 +181,28 @@ def test_a_study_is_published_to_optuna(place: Place) -> None:
     optuna.create_study(storage=url, study_name="empty", directions=["minimize", "minimize"])
     with pytest.raises(StorageError, match="another study 'empty'"):
         publish("empty", url, place.storage)
+
+
+def test_partial_trials_are_published_as_pruned_and_imported_nowhere(place: Place) -> None:
+    first = place.full.trials[0]
+    partial = replace(
+        first, id=0, number=6, key="k", state="partial", quality=0.4, part_noise=0.01, examples=99,
+        origin={"kind": "exploit", "goal": 0.5},
+    )  # fmt: skip
+    with open_database(place.storage) as database:
+        studies = Studies(database)
+        studies.add_trial(studies.find_study("full").id, partial)
+    _, rows, lines = archive.show("full", 6, False, place.storage)
+    assert rows[0]["state"] == "partial"
+    assert lines[0] == "trial 6 of full: partial"
+    assert import_trials("empty", "full", place.storage)[0].startswith("6 trials imported")
+    assert partial.key not in {t.key for t in place.trials("empty")}
+    url = f"sqlite:///{place.folder / 'optuna.db'}"
+    publish("full", url, place.storage)
+    there = optuna.load_study(study_name="full", storage=url).trials[6]
+    assert (there.state.name, there.values) == ("PRUNED", None)
+    attributes = {k: there.user_attrs[k] for k in ("quality", "part_noise", "examples", "goal")}
+    assert attributes == {"quality": 0.4, "part_noise": 0.01, "examples": 99, "goal": 0.5}
 
 
 def test_the_dashboard_reads_the_constraints(place: Place) -> None:

@@ -61,6 +61,31 @@ def test_noise_is_told_from_structure():
     assert loud > 3 * quiet
 
 
+def test_noise_that_is_known_is_believed():
+    genomes, y = data(80, 2)
+    rng = np.random.default_rng(0)
+    rough = np.arange(80) % 2 == 1
+    noise = np.where(rough, 0.08, 0.0)
+    seen = y + rng.normal(0, 1, 80) * noise
+    unseen, _ = data(400, 3)
+
+    def error(known):
+        model = AccuracyPredictor(CHOICES).fit(genomes, seen, known)
+        return np.abs(model.predict(unseen) - accuracy(unseen)).mean()
+
+    assert error(noise) < 0.7 * error(None)
+    plain = AccuracyPredictor(CHOICES).fit(genomes, seen)
+    zero = AccuracyPredictor(CHOICES).fit(genomes, seen, np.zeros(80))
+    assert np.array_equal(plain.predict(unseen), zero.predict(unseen))
+    model = AccuracyPredictor(CHOICES).fit(genomes, seen, noise)
+    before = model.predict(genomes[rough], True)[1]
+    after = model.condition(genomes, y, np.zeros(80)).predict(genomes[rough], True)[1]
+    assert (after < before).all()
+    for wrong in (noise[:-1], -noise, np.full(80, np.nan)):
+        with pytest.raises(UsageError, match="noise"):
+            AccuracyPredictor(CHOICES).fit(genomes, seen, wrong)
+
+
 def test_features_help_where_genes_say_little():
     rng = np.random.default_rng(0)
     genomes = CHOICES.sample(160, rng)
@@ -131,12 +156,14 @@ def test_gradient_of_the_fit_is_right(kind, free):
     model = GaussianProcess(kind, encoder.groups(), encoder.families())
     model.prepare(x)
     point, small = 0.3 * np.sin(np.arange(free)), 1e-5 * np.eye(free)
-    _, gradient = model.loss(point, x, standard)
-    numeric = [
-        (model.loss(point + s, x, standard)[0] - model.loss(point - s, x, standard)[0]) / 2e-5
-        for s in small
-    ]
-    np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
+    for extra in (0.0, np.linspace(0, 0.3, 25)):
+        _, gradient = model.loss(point, x, standard, extra)
+        numeric = [
+            (model.loss(point + s, x, standard, extra)[0]
+             - model.loss(point - s, x, standard, extra)[0]) / 2e-5
+            for s in small
+        ]  # fmt: skip
+        np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
 
 
 def test_leave_one_out_is_what_leaving_one_out_gives():

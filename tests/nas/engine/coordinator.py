@@ -27,9 +27,9 @@ def coordinate(url: str, trials: int) -> None:
     """Claim the study and bring it to its trials."""
     toy = Layered(3, budget_ms=9.0)
 
-    def evaluate(genome, number):
+    def evaluate(genome, number, goal):
         time.sleep(0.002)
-        return toy.evaluate(genome, number)
+        return toy.evaluate(genome, number, goal)
 
     with open_database(url) as database:
         studies = Studies(database)

@@ -93,7 +93,9 @@ class Layered:
             return np.full(len(genomes), -1.0)
         return self.latency_ms(genomes) / self.budget_ms - 1
 
-    def evaluate(self, genome: NDArray[np.int64], number: int) -> dict[str, float]:
+    def evaluate(
+        self, genome: NDArray[np.int64], number: int, goal: float | None
+    ) -> dict[str, float]:
         """What a real evaluation returns; counted."""
         self.evaluated.append(tuple(int(g) for g in genome))
         accuracy = float(self.accuracy(genome[None, :])[0])
@@ -153,8 +155,8 @@ def layered(layers: int, seconds: float) -> Any:
     """What a worker evaluates `Layered` with, slowly."""
     toy = Layered(layers)
 
-    def evaluate(genome: NDArray[np.int64], number: int) -> dict[str, float]:
+    def evaluate(genome: NDArray[np.int64], number: int, goal: float | None) -> dict[str, float]:
         time.sleep(seconds)
-        return toy.evaluate(genome, number)
+        return toy.evaluate(genome, number, goal)
 
     return evaluate

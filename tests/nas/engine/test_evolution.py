@@ -89,7 +89,7 @@ def test_parents_are_the_best_quarter_of_all_generations_before(whole):
     genomes = np.stack([t.genome for t in whole[:150]])
     bits = 8 * (1 - toy.accuracy(genomes))
     bits[7] = np.nan
-    told = Told(genomes, bits[:, None], np.full(150, -1.0))
+    told = Told(genomes, bits[:, None], np.full(150, -1.0), np.zeros(150))
     parents = OfaEvolution(toy.problem, 0)._parents(told, POPULATION)
     assert len(parents) == 25
     best = np.sort(np.delete(bits[:100], 7))[:25]

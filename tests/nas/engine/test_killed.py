@@ -52,8 +52,8 @@ class Killing(Executor):
         self.pool, self.capacity = pool, pool.capacity
         self.seen = self.killed = 0
 
-    def submit(self, number: int, genome: np.ndarray) -> None:
-        self.pool.submit(number, genome)
+    def submit(self, number: int, genome: np.ndarray, goal: float | None = None) -> None:
+        self.pool.submit(number, genome, goal)
 
     def wait(self) -> list[Outcome]:
         self.seen += 1

@@ -69,9 +69,9 @@ def test_every_evaluation_is_new_feasible_and_recorded_before_the_next(sampler):
     toy = Layered(3, budget_ms=4.0)
     recorded = []
 
-    def evaluate(genome, number):
+    def evaluate(genome, number, goal):
         assert number == len(recorded)
-        return toy.evaluate(genome, number)
+        return toy.evaluate(genome, number, goal)
 
     trials = search(toy, sampler, 40, evaluate=evaluate, record=recorded.append)
     assert recorded == trials
@@ -136,12 +136,12 @@ def test_a_budget_that_nothing_meets_is_an_error(sampler, layers):
 def test_failed_evaluations_are_trials_with_a_reason(sampler):
     toy = Layered(3)
 
-    def evaluate(genome, number):
+    def evaluate(genome, number, goal):
         if number % 3 == 0:
             raise EvaluationFailed("out of memory")
         if number % 3 == 1 and number > 20:
             return {"accuracy": float("nan")}
-        return toy.evaluate(genome, number)
+        return toy.evaluate(genome, number, goal)
 
     trials = search(toy, sampler, 60, evaluate=evaluate)
     assert len({t.key for t in trials}) == 60

@@ -21,18 +21,18 @@ class Shuffled(Executor):
     def __init__(self, evaluate: Evaluate, capacity: int, seed: int = 0) -> None:
         self.capacity = capacity
         self.evaluate = evaluate
-        self.under_way: list[tuple[int, np.ndarray]] = []
+        self.under_way: list[tuple[int, np.ndarray, float | None]] = []
         self.most = 0
         self._rng = np.random.default_rng(seed)
 
-    def submit(self, number: int, genome: np.ndarray) -> None:
-        assert not any((genome == other).all() for _, other in self.under_way)
-        self.under_way.append((number, genome))
+    def submit(self, number: int, genome: np.ndarray, goal: float | None = None) -> None:
+        assert not any((genome == other).all() for _, other, _ in self.under_way)
+        self.under_way.append((number, genome, goal))
         self.most = max(self.most, len(self.under_way))
 
     def wait(self) -> list[Outcome]:
-        number, genome = self.under_way.pop(self._rng.integers(len(self.under_way)))
-        return [attempt(self.evaluate, number, genome)]
+        task = self.under_way.pop(self._rng.integers(len(self.under_way)))
+        return [attempt(self.evaluate, *task)]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -90,7 +90,7 @@ def test_failures_are_tried_again_once() -> None:
     toy = Layered(3)
     tries: Counter[int] = Counter()
 
-    def evaluate(genome: np.ndarray, number: int) -> dict[str, float]:
+    def evaluate(genome: np.ndarray, number: int, goal: float | None) -> dict[str, float]:
         tries[number] += 1
         if number == 2 or (number == 5 and tries[5] == 1):
             raise MemoryError("1 TiB")
@@ -98,7 +98,7 @@ def test_failures_are_tried_again_once() -> None:
             return {"accuracy": float("inf")}
         if number == 9:
             raise ZeroDivisionError("a\nb")
-        return toy.evaluate(genome, number)
+        return toy.evaluate(genome, number, goal)
 
     alone = search(toy, "guided", 24, evaluate=evaluate)
     assert {n: c for n, c in tries.items() if c > 1} == {2: 2, 5: 2, 9: 2}

@@ -56,6 +56,16 @@ def test_outcomes(executor: Executor) -> None:
     assert sums == {n: n + 1.0 for n in range(5)}
 
 
+def test_a_goal_travels_with_its_candidate(executor: Executor) -> None:
+    goals = {0: 4.25, 1: None, 2: -1.0 / 3}
+    for number, goal in goals.items():
+        executor.submit(number, genome(1, number), goal)
+    missing: dict[int, float | None] = {}
+    while len(missing) < 3:
+        missing |= {o.number: o.values.get("missing") for o in executor.wait() if o.values}
+    assert missing == {0: 3.25, 1: None, 2: -1.0 / 3 - 3}
+
+
 @pytest.mark.parametrize(
     ("gene", "reason", "again"),
     [(FAIL, "no number", False), (EXHAUST, "out of memory: tried to allocate 1 TiB", True)],

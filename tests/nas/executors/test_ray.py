@@ -41,7 +41,7 @@ def _outcomes(work: Work, genes: dict[int, list[int]], workers: int = 2) -> dict
     found: dict[int, Outcome] = {}
     with RayCluster(work, workers) as executor:
         for number, row in genes.items():
-            executor.submit(number, np.array(row))
+            executor.submit(number, np.array(row), 10.0)
         while len(found) < len(genes):
             for outcome in executor.wait():
                 if outcome.values is None and outcome.again and outcome.number not in found:
@@ -64,6 +64,8 @@ def test_actors_evaluate_fail_and_are_restarted(cluster: Path, tmp_path: Path) -
     found = _outcomes(work, genes)
     sums = {n: o.values["sum"] for n, o in found.items() if o.values}
     assert sums == {0: 3.0, 3: KILL + 1.0, 4: 7.0, 5: 4.0}
+    assert found[0].values is not None
+    assert found[0].values["missing"] == 7.0
     assert found[1].reason == "no number"
     assert found[2].reason.startswith("out of memory")
     assert (cluster / "supernets" / "f-d" / "model.safetensors").stat().st_size == 1_000_000

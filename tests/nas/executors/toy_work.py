@@ -15,7 +15,7 @@ KILL, FAIL, EXHAUST, LEAVE, NAN = 7, 8, 9, 6, 5
 def summing(seconds: float = 0.0, folder: str | None = None) -> Evaluate:
     """Sum of the genes; the first gene may ask for a fault, which a folder keeps to once."""
 
-    def evaluate(genome, number):
+    def evaluate(genome, number, goal):
         first = int(genome[0])
         once = None if folder is None else Path(folder) / f"{number}"
         if first >= NAN and (once is None or not once.exists()):
@@ -32,7 +32,8 @@ def summing(seconds: float = 0.0, folder: str | None = None) -> Evaluate:
                 raise MemoryError("tried to allocate\n1 TiB")
             return {"sum": float("nan")}
         time.sleep(seconds)
-        return {"sum": float(genome.sum()), "pid": float(os.getpid())}
+        found = {"sum": float(genome.sum()), "pid": float(os.getpid())}
+        return found if goal is None else {**found, "missing": goal - found["sum"]}
 
     return evaluate
 

@@ -18,6 +18,7 @@ from nas.candidate import CandidateSpace
 from nas.errors import ExportError
 from nas.report.picture import save_html, save_png
 from nas.report.table import front_table, table_csv
+from nas.report.trial import trial_json, trial_lines, trial_row
 from nas.storage.records import MeasurementRecord, StudyRecord, TrialRecord
 from nas.study import Study
 
@@ -52,6 +53,10 @@ TRIALS = (
     trial(3, 0.99, 0.9, feasible=False),
     trial(4, None, 0.1, state="failed", reason="no number"),
 )
+PARTIAL = trial(
+    5, 0.95, 0.15, state="partial", quality_noise=0.02, part_noise=0.012, examples=1000,
+    seconds=1.0, seconds_saved=3.0, origin={"kind": "exploit", "goal": 0.97},
+)  # fmt: skip
 MEASURED = MeasurementRecord(
     101, "latency_ms", 0.21, 0.01, 0.01, 9, 3, "this", "onnxruntime", "fp32", 1, 1, agreement=0.999
 )
@@ -63,6 +68,21 @@ def test_the_front_is_feasible_complete_and_not_dominated() -> None:
     assert STUDY.front[0].latency_ms_measured == 0.21  # the latest of two
     assert STUDY.front[1].latency_ms_measured is None
     assert Study(RECORD, ()).front == []
+    assert [row.trial for row in replace(STUDY, trials=(*TRIALS, PARTIAL)).front] == [1, 0]
+
+
+def test_a_partial_trial_says_so_and_why() -> None:
+    assert trial_row(PARTIAL, STUDY.metric)["state"] == "partial"
+    record = replace(RECORD, request={**RECORD.request, "n_validation": 4000})
+    lines = trial_lines(PARTIAL, record, CANDIDATES, STUDY.metric)
+    assert lines[0] == "trial 5 of s: partial"
+    assert "quality   accuracy 95.00%, standard error 2 points" in lines
+    assert (
+        "given up  on 1,000 of 4,000 examples, which show it to 1.2 points: at its costs the "
+        "front has 97.00%"
+    ) in lines
+    assert not any("goal" in line for line in lines)
+    assert trial_json(PARTIAL, STUDY.metric)["examples"] == 1000
 
 
 def test_json_and_csv_hold_the_same_front() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_report import RECORD, TRIALS, trial
+from test_report import PARTIAL, RECORD, TRIALS, trial
 
 from nas.engine.pareto import hypervolume
 from nas.report.standing import Standing, reference_point
@@ -38,6 +38,19 @@ def test_lines_tell_pace_and_what_is_left() -> None:
     assert event.detail[1] == "trial 4: 90.00%, latency 330 us"
     standing.add(TRIALS[4])
     assert "1 failed" in standing.event().text
+
+
+def test_what_was_given_up_is_counted_with_what_it_saved() -> None:
+    record = replace(STUDY, request={**STUDY.request, "n_validation": 4000})
+    standing = Standing(record, 9, [*TRIALS, PARTIAL])
+    front = standing.hypervolume
+    standing.add(replace(PARTIAL, number=6), now=1.0)
+    assert (standing.done, standing.partial, standing.feasible) == (7, 2, 3)
+    assert (standing.examples_saved, standing.seconds_saved) == (6000, 6.0)
+    assert standing.hypervolume == front == Standing(record, 9, TRIALS).hypervolume
+    event = standing.event()
+    assert ", 2 given up at first look (6.00 s saved), 1 failed" in event.text
+    assert "not evaluated 6,000 validation examples" in event.detail
 
 
 def test_an_old_study_s_reference_is_of_its_trials() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import multiprocessing
+from collections.abc import Callable
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -20,7 +21,11 @@ from nas.errors import NotFoundError, StorageError
 from nas.storage import schema
 from nas.storage.database import open_database
 from nas.storage.models import Base
+from nas.storage.records import MeasurementRecord, StudyRecord, TrialRecord
 from nas.storage.studies import Studies
+
+NewStudy = Callable[..., StudyRecord]
+NewTrial = Callable[..., TrialRecord]
 
 
 def _differences(connection: Connection) -> list[object]:
@@ -45,6 +50,29 @@ def test_downgrade_undoes_upgrade(storage_url: str) -> None:
             assert inspect(connection).get_table_names() == [schema.VERSION_TABLE]
     with open_database(storage_url) as database, database.read() as connection:
         assert _differences(connection) == []
+
+
+def test_what_belongs_to_a_trial_outlives_a_table_that_is_copied(
+    storage_url: str, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    measured = ("latency_ms", 0.2, None, None, 9, 3, "here", "eager", "fp32", 1, 1)
+    with open_database(storage_url) as database:
+        studies = Studies(database)
+        study = studies.create_study(new_study())
+        first = studies.add_trial(study.id, new_trial(0))
+        studies.add_trial(study.id, new_trial(1, state="partial", part_noise=0.01, examples=7))
+        kept = studies.add_measurement(MeasurementRecord(first.id, *measured))
+        with database.migrate() as connection:
+            command.downgrade(schema.alembic_config(connection), "0003")
+    with open_database(storage_url) as database:
+        studies = Studies(database)
+        assert studies.trials(study.id) == [first]  # the older schema has no partial ones
+        assert studies.measurements(study.id) == [kept]
+        assert studies.add_trial(study.id, new_trial(1, state="partial")).state == "partial"
+        with pytest.raises(StorageError):
+            studies.add_trial(study.id, new_trial(2, state="half"))
+        studies.delete_study(study.id)
+        assert studies.measurements(study.id) == []
 
 
 def test_newer_schema_is_refused(storage_url: str) -> None:
@@ -100,7 +128,10 @@ def test_two_processes_create_one_database(storage_url: str) -> None:
 
 @pytest.mark.parametrize("old", sorted((Path(__file__).parent / "schemas").glob("*.db.gz")))
 def test_a_database_of_an_older_schema_is_read(old: Path, tmp_path: Path) -> None:
-    """Files that the code of each schema wrote: a study of four trials of `vit` on `a100`."""
+    """Files that the code of each schema wrote: a study of four trials of `vit` on `a100`.
+
+    That of 0003 is without the document of its device profile, the bulk of it.
+    """
     file = tmp_path / "nas.db"
     file.write_bytes(gzip.decompress(old.read_bytes()))
     url = f"sqlite:///{file}"

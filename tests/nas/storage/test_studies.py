@@ -50,11 +50,14 @@ TRIALS = st.builds(
     policy=OBJECTS,
     architecture_short=st.none() | TEXT,
     policy_short=st.none() | TEXT,
-    state=st.sampled_from(["complete", "failed"]),
+    state=st.sampled_from(["complete", "partial", "failed"]),
     reason=st.none() | TEXT,
     quality=st.none() | NUMBERS,
     quality_test=st.none() | NUMBERS,
     quality_noise=st.none() | NUMBERS,
+    part_noise=st.none() | NUMBERS,
+    examples=st.none() | st.integers(0, 2**31 - 1),
+    seconds_saved=st.none() | NUMBERS,
     latency_ms=st.none() | NUMBERS,
     latency_ms_upper=st.none() | NUMBERS,
     memory_bytes=st.none() | BIG,
@@ -108,6 +111,22 @@ def test_trials_come_back_as_they_went_in(
     ]
     assert studies.trials(study.id) == stored
     assert [replace(t, id=0, number=0, key="") for t in stored] == drawn
+
+
+def test_partial_trials_are_counted_summed_and_never_on_a_front(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    study = studies.create_study(new_study())
+    assert studies.saved(study.id) == (0, 0.0)
+    studies.add_trial(study.id, new_trial(0, examples=100, seconds=4.0))
+    for number in (1, 2):
+        partial = {"state": "partial", "part_noise": 0.02, "examples": 25, "seconds_saved": 1.5}
+        studies.add_trial(study.id, new_trial(number, quality=0.99, **partial))
+    assert studies.saved(study.id) == (50, 3.0)
+    assert studies.counts(study.id) == {"complete": 1, "partial": 2}
+    numbers, values = studies.figures(study.id, ["quality", "latency_ms"])
+    assert (numbers.tolist(), values.tolist()) == ([0], [[0.9, 0.25]])
+    assert [t.number for t in studies.trials(study.id, state="partial")] == [1, 2]
 
 
 def test_trials_come_in_order_of_their_numbers(
