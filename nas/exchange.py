@@ -22,7 +22,7 @@ from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import OBJECTIVES
+from nas.study import ENERGY_FIGURES, OBJECTIVES
 
 if TYPE_CHECKING:
     import optuna
@@ -291,8 +291,8 @@ def _as_optuna(
     complete = trial.state == "complete"
     costs = [(getattr(trial, b.column), b.limit) for b in setting.budgets]
     excess = [float(cost) / limit - 1.0 for cost, limit in costs if cost is not None]
-    figures = ("quality_noise", "latency_ms", "latency_ms_upper", "memory_bytes", "params",
-               "weight_bytes", "macs", "reason", "seconds")  # fmt: skip
+    figures = ("quality_noise", "latency_ms", "latency_ms_upper", *ENERGY_FIGURES, "memory_bytes",
+               "params", "weight_bytes", "macs", "reason", "seconds")  # fmt: skip
     attributes = {f: v for f in figures if (v := getattr(trial, f)) is not None}
     made = optuna.trial.create_trial(
         state=optuna.trial.TrialState.COMPLETE if complete else optuna.trial.TrialState.FAIL,
