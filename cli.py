@@ -87,7 +87,7 @@ def search(
     target: Target = "cpu",
     budget: Annotated[
         list[str] | None,
-        typer.Option("--budget", help="Limit, repeatable: 5ms, params<=6M, latency<=0.5*max."),
+        typer.Option("--budget", help="Limit, repeatable: 5ms, energy<=20mJ, latency<=0.5*max."),
     ] = None,
     preset: Preset = None,
     data: Data = None,
@@ -553,7 +553,7 @@ def predict(
     batch_size: BatchSize = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Predict latency, memory, parameters and MACs of one network."""
+    """Predict latency, energy, memory, parameters and MACs of one network."""
     from nas import inquiry
 
     shown = inquiry.predict(space, preset, target, arch, scheme, batch_size)

@@ -20,17 +20,16 @@ import numpy as np
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.gpus import read_device
-from hw_profiles.op import PRECISIONS
 from hw_profiles.profile import Device
 from hw_profiles.tables import TableRow, read_table
 from predictors import metrics
-from predictors.attention_time import call_bytes, call_flops
 from predictors.conformal import UpperBound
 from predictors.neighbour_trees import NeighbourTrees
 from predictors.op_time import Array
-from predictors.power import PRODUCT_START_S, PowerModel, attention_load, product_load
+from predictors.power import PRODUCT_START_S, PowerModel
+from predictors.power_fits import limit, loads, power, seconds, shapes
+from predictors.sheet_models import COVERAGE
 
-COVERAGE = 0.9
 # A meter averages over about a second, which is what a sweep gives to a call or more: of a reading
 # of attention so much is due to the calls before it. Taken from the H200's context attention.
 PERSISTENCE = 0.9
@@ -70,43 +69,6 @@ def metered(path: Path) -> list[TableRow]:
     if any(row.power_w is None for row in rows):
         raise ProfileError(f"{path} has no power of some row.", "It needs a column `power`.")
     return rows
-
-
-def power(rows: list[TableRow]) -> Array:
-    """Watts, (n,)."""
-    return np.array([row.power_w for row in rows], np.float64)
-
-
-def limit(rows: list[TableRow]) -> float:
-    """The largest power limit of the rows, or the largest power where none is told."""
-    return max(row.power_limit_w or row.power_w or 0.0 for row in rows)
-
-
-def shapes(rows: list[TableRow]) -> Array:
-    """Sizes of every op, (n, fields)."""
-    return np.array([row.op.shape for row in rows], np.float64)
-
-
-def seconds(rows: list[TableRow]) -> Array:
-    """Latencies, (n,)."""
-    return np.array([row.latency_ms for row in rows]) * 1e-3
-
-
-def loads(rows: list[TableRow], device: Device) -> Array:
-    """Shares of the device that calls of one kind use, (n, 3)."""
-    sizes, time = shapes(rows), seconds(rows)
-    bandwidth, cores = device.bandwidth_bytes_per_s or 0.0, float(device.cores or 1)
-    native = device.peak_flops["bf16"]
-    if rows[0].op.kind == "attention":
-        causal = np.array([row.causal for row in rows])
-        kv_heads = np.array([row.kv_heads for row in rows], np.float64)
-        flops, moved = call_flops(sizes, causal), call_bytes(sizes, kv_heads)
-        return attention_load(sizes, time, flops, moved, native, bandwidth, cores)
-    held = [PRECISIONS[row.op.precision] for row in rows]
-    bits = np.array([p.activation_bits or 16 for p in held])
-    peak = np.where(bits == 8, device.peak_flops.get("int8", 2 * native), native)
-    weights = np.array([p.weight_bits for p in held])
-    return product_load(sizes, time, (bits + weights) / 16, peak, bandwidth, cores)
 
 
 def predict_products(

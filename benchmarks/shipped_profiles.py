@@ -16,7 +16,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from hw_profiles.profile import DeviceProfile, FitError, load_profile
+from hw_profiles.profile import DeviceProfile, FitError, NetworkModel, load_profile
 from predictors.from_tables import (
     TimedGpu,
     fit_unseen,
@@ -26,6 +26,7 @@ from predictors.from_tables import (
     read_timed_gpu,
 )
 from predictors.gemm_time import RooflineMLP
+from predictors.power_fits import fit_energy, scaled_energy
 from predictors.unseen_gemm import UnseenGemm
 
 SOURCE = "in the public tables of ai-dynamo/aiconfigurator 095f58a5 (Apache-2.0)"
@@ -46,6 +47,8 @@ TABLES = {
         ["l40s_gemm_bf16_fp8", "l40s_context_attention_bf16", "l40s_encoder_attention"],
     ),
 }
+# of the GPU whose power was read, under calls of other stacks than those that its times are of
+METERED = ("h200", ["h200_power_gemm", "h200_power_context_attention"])
 # GPU without tables -> its sheet, the profile that its quantized products come from, and these
 UNSEEN = {
     "h100": ("spec_h100_sxm", "h200", ["fp8"]),
@@ -81,7 +84,8 @@ def make(name: str, data: Path, out: Path) -> DeviceProfile:
     timed = {gpu: read_timed(gpu, data) for gpu in TABLES}
     if name in TABLES:
         mine = timed.pop(name)
-        return profile_from_tables(name, mine, list(timed.values()), tell=show)
+        made = profile_from_tables(name, mine, list(timed.values()), tell=show)
+        return made if made.energy else made.model_copy(update={"energy": elsewhere(mine, data)})
     sheet, donor, precisions = UNSEEN[name]
     own = SHEETS / f"{sheet}.yaml"
     mine = read_timed_gpu(own if own.exists() else data / f"{sheet}.yaml", [])
@@ -90,7 +94,24 @@ def make(name: str, data: Path, out: Path) -> DeviceProfile:
     product = fit_unseen(mine.gpu, others) if alike else without_relative(data).asked_of(mine.gpu)
     given = load_profile(out / f"{donor}.json")
     donated = {p: product_of(given, p) for p in precisions}
-    return profile_from_others(name, mine, product, others, timed[donor].gpu, donated, tell=show)
+    energy = metered_energy(data)
+    return profile_from_others(
+        name, mine, product, others, timed[donor].gpu, donated, energy, tell=show
+    )
+
+
+@cache
+def metered_energy(data: Path) -> NetworkModel:
+    """The energy model of the GPU whose power was read."""
+    timed = read_timed(METERED[0], data)
+    found = fit_energy(timed.metered, timed.device, timed.native, SOURCE)
+    assert found is not None
+    return found
+
+
+def elsewhere(timed: TimedGpu, data: Path) -> NetworkModel:
+    """The energy model of a GPU of which no power was read."""
+    return scaled_energy(metered_energy(data), timed.gpu, timed.device)
 
 
 @cache
@@ -98,7 +119,9 @@ def read_timed(gpu: str, data: Path) -> TimedGpu:
     """A GPU with its tables."""
     sheet, tables = TABLES[gpu]
     paths = [data / f"{table}.csv.gz" for table in tables]
-    return read_timed_gpu(data / f"{sheet}.yaml", paths, SOURCE)
+    metered = METERED[1] if gpu == METERED[0] else []
+    power = [data / f"{table}.csv.gz" for table in metered]
+    return read_timed_gpu(data / f"{sheet}.yaml", paths, SOURCE, power)
 
 
 @cache

@@ -15,7 +15,8 @@ from hw_profiles.errors import ProfileError
 from hw_profiles.op import KINDS, PRECISIONS, Op
 
 #: 2: the shapes of convolutions have padding and groups. 3: energy, the state of the device while
-#: it was measured, the anchor's own times, marks of what stayed unstable; `eager` for `torch`.
+#: it was measured, the anchor's own times, marks of what stayed unstable; `eager` for `torch`. An
+#: energy model was added since: a file of 3 need not have one.
 SCHEMA_VERSION = 3
 MAX_PROFILE_BYTES = 32 * 2**20
 Provenance = Literal["measured", "fitted", "derived"]
@@ -94,7 +95,10 @@ class OpModel(_Strict):
 
 
 class NetworkModel(_Strict):
-    """How op times add up to a network's time, with its one-sided upper bound."""
+    """How a network's time, or its energy, is predicted, with its one-sided upper bound.
+
+    `form` names a form in `predictors.network_forms`; `params` are its plain numbers.
+    """
 
     form: str
     params: dict[str, float | list[float]]
@@ -128,7 +132,7 @@ class Energy(_Strict):
 
 
 class PowerSource(_Strict):
-    """Where the energy figures of a profile come from; `why_not` where there are none."""
+    """Where the energy figures of a profile come from; `why_not` where none are predicted."""
 
     method: str = ""
     idle_w: float | None = Field(default=None, ge=0, description="before the energy windows")
@@ -249,6 +253,9 @@ class DeviceProfile(_Strict):
     precisions: list[str] = Field(min_length=1, description="offered, native first")
     op_models: list[OpModel] = Field(default_factory=list)
     network: NetworkModel | None = None
+    energy: NetworkModel | None = Field(
+        default=None, description="of one forward pass of a whole batch, idle power included"
+    )
     ops: list[OpTiming] = Field(default_factory=list)
     networks: list[NetworkTiming] = Field(default_factory=list)
     anchor: Anchor | None = None

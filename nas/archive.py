@@ -252,6 +252,8 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
         lines += [_hypervolume_line(study), _noise_line(study)]
     lines.append(_policy_line(study))
     lines.append(f"latency: {study.record.request['target_summary']}")
+    if "energy_summary" in study.record.request:
+        lines.append(f"energy: {study.record.request['energy_summary']}")
     lines += unquantized_lines(study)
     lines += measured_lines(study)
     exported = [r.exported for r in rows if r.exported]

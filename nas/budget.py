@@ -14,15 +14,17 @@ _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20,
 # quantity -> (unit that it is kept in, factor of each unit that may be typed)
 QUANTITIES: dict[str, tuple[str, dict[str, float]]] = {
     "latency": ("ms", {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}),
+    "energy": ("mJ", {"nj": 1e-6, "uj": 1e-3, "µj": 1e-3, "mj": 1.0, "j": 1e3}),
     "memory": ("bytes", _BYTES),
     "weights": ("bytes", _BYTES),
     "params": ("", {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}),
     "macs": ("", {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}),
 }
 
-# quantity -> the column of the cost table it limits; latency is judged at its upper bound
+# quantity -> the column of the cost table it limits; predictions are judged at their upper bound
 COLUMNS = {
     "latency": "latency_ms_upper",
+    "energy": "energy_mj_upper",
     "memory": "memory_bytes",
     "weights": "weight_bytes",
     "params": "params",
@@ -34,7 +36,7 @@ _PATTERN = re.compile(
     r"(?P<relative>\s*\*\s*max)?$",
     re.IGNORECASE,
 )
-_EXAMPLES = "Write for instance 5ms, latency<=5ms, params<=6M, memory<=320KiB or latency<=0.5*max."
+_EXAMPLES = "Write for instance 5ms, energy<=20mJ, params<=6M, memory<=320KiB or latency<=0.5*max."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Budget:
 
     Attributes:
         quantity: a key of `QUANTITIES`.
-        limit: in the quantity's own unit (ms, bytes, plain), or a share of the space's largest.
+        limit: in the quantity's own unit (ms, mJ, bytes, plain), or a share of the space's largest.
         relative: whether `limit` is a share of the largest candidate's value.
     """
 
@@ -86,11 +88,6 @@ def parse_budget(text: str) -> Budget:
         raise UsageError(f"the budget {text!r} is no upper limit.", _EXAMPLES)
     unit = match["unit"].lower()
     name = (match["name"] or _quantity_of(unit, text)).lower()
-    if name == "energy":
-        raise UsageError(
-            "no target here has energy figures yet, so energy cannot be limited.",
-            f"Limit one of {', '.join(QUANTITIES)}.",
-        )
     if name not in QUANTITIES:
         raise UsageError(
             f"the budget {text!r} limits nothing known.", nearest(name, QUANTITIES, "quantity").hint
@@ -114,12 +111,13 @@ def parse_budget(text: str) -> Budget:
 
 
 def _quantity_of(unit: str, text: str) -> str:
-    """The quantity that a bare number with a unit means; only latency needs no name."""
-    if unit in QUANTITIES["latency"][1]:
-        return "latency"
+    """The quantity that a bare number with a unit means: the only one that has the unit."""
     if not unit:
         raise UsageError(f"the budget {text!r} has no unit.", _EXAMPLES)
-    if not any(unit in factors for _, factors in QUANTITIES.values()):
+    named = [name for name, (_, factors) in QUANTITIES.items() if unit in factors]
+    if len(named) == 1:
+        return named[0]
+    if not named:
         raise UsageError(f"there is no unit {unit!r} (in the budget {text!r}).", _EXAMPLES)
     raise UsageError(f"the budget {text!r} does not say what it limits.", _EXAMPLES)
 
@@ -144,12 +142,17 @@ def format_quantity(quantity: str, value: float) -> str:
 
     >>> format_quantity("latency", 0.0523), format_quantity("memory", 327680)
     ('52.3 us', '320 KiB')
-    >>> format_quantity("params", 5_700_000)
-    '5.7M'
+    >>> format_quantity("params", 5_700_000), format_quantity("energy", 0.25)
+    ('5.7M', '250 uJ')
     """
     if quantity == "latency":
         unit, factor = ("ms", 1.0) if value >= 0.995 else ("us", 1e-3)
         return f"{_digits(value / factor)} {unit}"
+    if quantity == "energy":
+        for unit, factor in (("J", 1e3), ("mJ", 1.0), ("uJ", 1e-3)):
+            if value >= 0.995 * factor:
+                return f"{_digits(value / factor)} {unit}"
+        return f"{_digits(value / 1e-6)} nJ"
     if quantity in ("memory", "weights"):
         for unit, factor in (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
             if value >= factor:

@@ -22,7 +22,7 @@ from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import OBJECTIVES
+from nas.study import ENERGY_FIGURES, OBJECTIVES
 
 if TYPE_CHECKING:
     import optuna
@@ -295,7 +295,8 @@ def _as_optuna(
     costs = [(getattr(trial, b.column), b.limit) for b in setting.budgets]
     excess = [float(cost) / limit - 1.0 for cost, limit in costs if cost is not None]
     figures = ("quality_noise", "part_noise", "examples", "latency_ms", "latency_ms_upper",
-               "memory_bytes", "params", "weight_bytes", "macs", "reason", "seconds")  # fmt: skip
+               *ENERGY_FIGURES, "memory_bytes", "params", "weight_bytes", "macs", "reason",
+               "seconds")  # fmt: skip
     attributes = {f: v for f in figures if (v := getattr(trial, f)) is not None}
     if trial.state == "partial":
         attributes |= {"quality": trial.quality, "goal": trial.origin.get("goal")}

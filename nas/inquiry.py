@@ -15,7 +15,7 @@ import numpy as np
 import search_spaces
 from hw_profiles import registry
 from hw_profiles.machine import nvidia_gpus, this_cpu
-from hw_profiles.profile import DeviceProfile, FitError
+from hw_profiles.profile import DeviceProfile, FitError, NetworkModel
 from nas import __version__
 from nas.budget import format_quantity
 from nas.candidate import parse_architecture
@@ -75,6 +75,9 @@ def describe_space(
                 "latency", costs["latency_ms"]
             )
             row["bound"] = format_quantity("latency", costs["latency_ms_upper"])
+            if "energy_mj" in costs:
+                row["energy"] = format_quantity("energy", costs["energy_mj"])
+                row["energy bound"] = format_quantity("energy", costs["energy_mj_upper"])
             row["memory"] = format_quantity("memory", costs["memory_bytes"])
         row["architecture"] = space.describe(arch)
         shown.append(row)
@@ -158,6 +161,7 @@ def list_targets() -> list[dict[str, Any]]:
                 "precisions": "-",
                 "source": "not profiled yet: `nas profile`, or the first search, does it",
                 "error": "-",
+                "energy": "-",
             }
         )
     return rows
@@ -172,6 +176,7 @@ def _target_row(name: str, profile: DeviceProfile) -> dict[str, Any]:
         "precisions": ", ".join(profile.precisions),
         "source": " and ".join(kinds) + (f" {profile.created}" if profile.created else ""),
         "error": _target_error(profile),
+        "energy": _energy_cell(profile.energy),
     }
 
 
@@ -186,6 +191,10 @@ def _target_error(profile: DeviceProfile) -> str:
     if uppers:
         return f"never timed: bounds are {min(uppers):g} to {max(uppers):g} times the prediction"
     return _error(None)
+
+
+def _energy_cell(model: NetworkModel | None) -> str:
+    return "none" if model is None else f"{model.provenance}, error {_error(model.error)}"
 
 
 def describe_target(name: str) -> dict[str, Any]:
@@ -207,10 +216,12 @@ def describe_target(name: str) -> dict[str, Any]:
     if profile.created:
         shown["created"] = profile.created
     if profile.network is not None:
-        shown["networks"] = (
-            f"{profile.network.provenance}: {profile.network.source}; error "
-            f"{_error(profile.network.error)}; upper bound at {profile.network.coverage:.0%}"
-        )
+        shown["networks"] = _model_line(profile.network)
+    shown["energy"] = "no figures"
+    if profile.energy is not None:
+        shown["energy"] = _model_line(profile.energy)
+    elif profile.power is not None and profile.power.why_not:
+        shown["energy"] += f", {profile.power.why_not}"
     for note in profile.notes:
         shown.setdefault("notes", []).append(note)
     if profile.op_models:
@@ -230,6 +241,13 @@ def _op_rows(profile: DeviceProfile) -> list[dict[str, Any]]:
         {"op": ", ".join(kinds)} | dict(zip(names, said, strict=True))
         for said, kinds in rows.items()
     ]
+
+
+def _model_line(model: NetworkModel) -> str:
+    return (
+        f"{model.provenance}: {model.source}; error {_error(model.error)}; upper bound at "
+        f"{model.coverage:.0%}"
+    )
 
 
 def draw_target(name: str, folder: Path) -> Path:
@@ -281,7 +299,7 @@ def predict(
     architecture = parse_architecture(space, arch)
     scheme = scheme or setting.profile.precisions[0]
     costs = _costs(setting, architecture, scheme)
-    coverage = setting.costs.latency.coverage
+    latency, energy = setting.costs.latency, setting.costs.energy
     weights, in_flash = (
         format_quantity("weights", costs["weight_bytes"]),
         setting.costs.weights_in_flash,
@@ -290,13 +308,24 @@ def predict(
     lines = [
         f"{space.describe(architecture)} in {scheme}, {where}",
         f"latency  {format_quantity('latency', costs['latency_ms'])}, at most "
-        f"{format_quantity('latency', costs['latency_ms_upper'])} at {coverage:.0%} coverage",
+        f"{format_quantity('latency', costs['latency_ms_upper'])} at {latency.coverage:.0%} "
+        "coverage",
         f"memory   {format_quantity('memory', costs['memory_bytes'])} at the peak, "
         + (f"{weights} weights in flash" if in_flash else f"of it {weights} weights"),
         f"params   {format_quantity('params', costs['params'])}",
         f"MACs     {format_quantity('macs', costs['macs'])}",
-        f"source   {setting.costs.latency.provenance}",
+        f"source   {latency.provenance}",
     ]
+    further: dict[str, Any] = {}
+    if energy is not None:
+        lines.insert(
+            2,
+            f"energy   {format_quantity('energy', costs['energy_mj'])}, at most "
+            f"{format_quantity('energy', costs['energy_mj_upper'])} at {energy.coverage:.0%} "
+            "coverage",
+        )
+        lines.append(f"source   of energy: {energy.provenance}")
+        further = {"energy_coverage": energy.coverage, "energy_source": energy.provenance}
     return {
         "space": name,
         "preset": space.preset,
@@ -305,8 +334,9 @@ def predict(
         "architecture": architecture,
         "scheme": scheme,
         **costs,
-        "coverage": coverage,
-        "source": setting.costs.latency.provenance,
+        "coverage": latency.coverage,
+        "source": latency.provenance,
+        **further,
         "lines": lines,
     }
 

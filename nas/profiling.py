@@ -6,7 +6,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from hw_profiles.energy import open_meter
-from hw_profiles.errors import MeasureError, UsageError
+from hw_profiles.errors import MeasureError, ProfileError, UsageError
 from hw_profiles.harness import Harness, require_harness
 from hw_profiles.machine import affinity, this_cpu
 from hw_profiles.nvml import THROTTLES, open_gpu
@@ -26,12 +26,16 @@ from hw_profiles.profile import (
     DeviceProfile,
     Energy,
     Environment,
+    NetworkModel,
     NetworkTiming,
+    OpTiming,
     PowerSource,
     Runtime,
     Timing,
 )
 from hw_profiles.profiler import (
+    ENERGY_S,
+    ENERGY_WINDOWS,
     Job,
     Process,
     Progress,
@@ -48,7 +52,8 @@ from hw_profiles.runtimes.stopwatch import WARM_UP_RULE
 from hw_profiles.watch import Watch
 from nas.probes import Networks, architectures, chosen_spaces, wanted_ops
 from nas.quantization.schemes import schemes_of
-from predictors.network import fit_network_model
+from predictors.energy_network import fit_energy_model
+from predictors.network import FEWEST_NETWORKS, fit_network_model
 
 PROCESSES = 4
 TIME_LIMIT_S = 110.0
@@ -139,7 +144,8 @@ def profile_device(
         energies: dict[int, Energy] = {}
         if energy_s:
             jobs = [*networks.jobs, *op_jobs]
-            order = energy_order(len(networks.jobs), len(op_jobs), rng)
+            classes = [(op.kind, op.precision) for op in ops]
+            order = energy_order(len(networks.jobs), classes, rng)
             power, found = measure_energy(
                 [jobs[i] for i in order], harness, time_limit_s=energy_s, process=process
             )
@@ -155,8 +161,18 @@ def profile_device(
         states=watch.states(readings.began_s),
     )
     profile = _assemble(
-        name, device, harness, batch_size, ops, op_jobs, networks, readings, energies, time_limit_s
-    ).model_copy(update={"environment": environment, "power": power})
+        name,
+        device,
+        harness,
+        batch_size,
+        ops,
+        op_jobs,
+        networks,
+        readings,
+        energies,
+        power,
+        time_limit_s,
+    ).model_copy(update={"environment": environment})
     progress("done", 1.0)
     if out is not None:
         profile.save(out)
@@ -197,11 +213,45 @@ def require_device(harness: Harness) -> Device:
     return device
 
 
-def energy_order(n_networks: int, n_ops: int, rng: np.random.Generator) -> list[int]:
-    """In which order the energy of networks and ops is measured: one of each in turn, drawn."""
-    drawn = rng.permutation(n_networks).tolist(), (n_networks + rng.permutation(n_ops)).tolist()
-    both = itertools.zip_longest(*drawn)
+def energy_order(
+    n_networks: int, classes: Sequence[Hashable], rng: np.random.Generator
+) -> list[int]:
+    """In which order the energy of networks and ops is measured: one of each in turn, drawn.
+
+    Args:
+        n_networks: the first indices.
+        classes: of each op, in order; one of every class comes before a second of any.
+        rng: that draws.
+    """
+    networks = rng.permutation(n_networks).tolist()
+    ops = rng.permutation(len(classes)).tolist()
+    first = list({classes[i]: i for i in reversed(ops)}.values())
+    ops = [*first, *(i for i in ops if i not in first)]
+    both = itertools.zip_longest(networks, [n_networks + i for i in ops])
     return [i for pair in both for i in pair if i is not None]
+
+
+def _energy_model(
+    ops: Sequence[OpTiming],
+    networks: Sequence[NetworkTiming],
+    drift: Sequence[float],
+    power: PowerSource,
+) -> tuple[NetworkModel | None, PowerSource]:
+    """How energy is predicted from what was metered; or None, and the source with the reason."""
+    if power.why_not:
+        return None, power
+    try:
+        return fit_energy_model(ops, networks, drift), power
+    except ProfileError as error:
+        n_classes = len({(op.kind, op.precision) for op in ops})
+        kept_out = HELD_OUT_EVERY / (HELD_OUT_EVERY - 1)
+        metered = 2 * max(int(np.ceil((FEWEST_NETWORKS + 2) * kept_out)), n_classes)
+        wanted_s = 1.2 * metered * ENERGY_WINDOWS * ENERGY_S / ENERGY_SHARE
+        why = (
+            f"too little was metered to predict it: {error.message.rstrip('.')}; allow more with "
+            f"`nas profile --time {np.ceil(wanted_s / 60):.0f}m`"
+        )
+        return None, power.model_copy(update={"why_not": why})
 
 
 def _assemble(
@@ -214,6 +264,7 @@ def _assemble(
     networks: Networks,
     readings: Readings,
     energies: dict[int, Energy],
+    power: PowerSource,
     time_limit_s: float,
 ) -> DeviceProfile:
     n = len(networks.jobs)
@@ -230,7 +281,7 @@ def _assemble(
             reached, op_timings(ops, op_jobs, readings.jobs[1 + n :], idle_s), strict=True
         )
     ]
-    timed, drift = [], []
+    timed, drift, drift_of_one = [], [], []
     for i, (probe, found) in enumerate(zip(networks.probes, readings.jobs[1 : 1 + n], strict=True)):
         if not found:
             continue
@@ -253,11 +304,14 @@ def _assemble(
         # what is fitted is the median over these processes, what is verified that over as many
         # others: each drifts less than one process, and the two differ by both drifts
         differ = (2 / len(found)) ** 0.5
-        drift += [float(np.log(r.seconds / middle)) * differ for r in found]
+        apart = [float(np.log(r.seconds / middle)) for r in found]
+        drift += [differ * a for a in apart]
+        drift_of_one += [2**0.5 * a for a in apart]  # energy is metered in a single process
     within = statistics.median(t.timing.spread_within for t in timed) if timed else 0.0
     between = statistics.median(t.timing.spread_between for t in timed) if timed else 0.0
     packages = PACKAGES.get(harness.runtime, ("torch",))
     where = f"{harness.threads} thread(s)" if harness.kind == "cpu" else harness.device
+    energy, power = _energy_model(timed_ops, timed, drift_of_one, power)
     return DeviceProfile(
         name=name,
         device=device,
@@ -269,6 +323,8 @@ def _assemble(
         ),
         precisions=precisions,
         network=fit_network_model(timed_ops, timed, drift),
+        energy=energy,
+        power=power,
         ops=timed_ops,
         networks=timed,
         anchor=readings.anchor,
@@ -285,7 +341,7 @@ def _assemble(
 
 def describe_profile(profile: DeviceProfile) -> list[str]:
     """What a measured profile states of itself, line by line."""
-    runtime, model = profile.runtime, profile.network
+    runtime = profile.runtime
     where = f"{runtime.threads} thread(s)" if profile.device.kind == "cpu" else runtime.native
     lines = [
         f"{profile.device.name}, {runtime.name} {runtime.version}, {where}",
@@ -294,13 +350,14 @@ def describe_profile(profile: DeviceProfile) -> list[str]:
         *profile.notes,
         *_conditions(profile),
     ]
-    if model is not None and model.error is not None:
-        error = model.error
-        lines.append(
-            f"error on {error.rows} networks that were not in the fit: mean {error.mape:.1f}%, "
-            f"median {error.median_error:.1f}%, Kendall tau {error.kendall_tau:.3f}, upper bound "
-            f"holds for {error.coverage:.0%} (stated {model.coverage:.0%})"
-        )
+    for what, model in (("error", profile.network), ("energy: error", profile.energy)):
+        if model is not None and model.error is not None:
+            error = model.error
+            lines.append(
+                f"{what} on {error.rows} networks that were not in the fit: mean {error.mape:.1f}%,"
+                f" median {error.median_error:.1f}%, Kendall tau {error.kendall_tau:.3f}, upper "
+                f"bound holds for {error.coverage:.0%} (stated {model.coverage:.0%})"
+            )
     return lines
 
 
@@ -326,9 +383,8 @@ def _conditions(profile: DeviceProfile) -> list[str]:
         energies = [o.energy for o in profile.ops] + [n.energy for n in profile.networks]
         counted = sum(e is not None for e in energies)
         idle = "" if power.idle_w is None else f", idle at {power.idle_w:.1f} W"
-        lines.append(
-            f"energy: {power.why_not or f'{power.method}, of {counted} ops and networks{idle}'}"
-        )
+        read = f"{power.method}, of {counted} ops and networks{idle}" if power.method else ""
+        lines.append(f"energy: {'; '.join(filter(None, [read, power.why_not]))}")
     return lines
 
 

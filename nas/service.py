@@ -32,7 +32,7 @@ from nas.setting import Reach, Setting
 from nas.storage.database import open_database
 from nas.storage.records import ProfileRecord, StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import OBJECTIVES, Study
+from nas.study import OBJECTIVES, Study, front_columns
 from nas.targets import can_verify, local_profile
 from nas.training.store import TrainedSupernet
 from nas.trials import run_trials, with_test_quality
@@ -77,8 +77,9 @@ def search(
         profile = target_profile(request, space, listener)
     budgets = parse_budgets(request.budgets)
     setting = Setting(space, profile, request.batch_size, budgets, request.schemes)
+    setting.require_figures(front_columns(request.objectives))
     reaches = setting.require_reachable()
-    for line in (setting.costs.latency.provenance, *map(str, reaches)):
+    for line in (*_provenance(setting).values(), *map(str, reaches)):
         listener(Event("note", line))
     with _studies(options.storage) as studies:
         digest = known.supernet_digest if known else None
@@ -174,7 +175,7 @@ def _open_study(
                 "n_validation": len(data.validation),
                 "n_originals": len(data.validation) // data.validation.draws,
                 "reach": [str(reach) for reach in reaches],
-                "target_summary": setting.costs.latency.provenance,
+                **_provenance(setting),
                 "reference": _reference(request, setting, data),
             },
             supernet_fingerprint=supernet.fingerprint,
@@ -183,6 +184,13 @@ def _open_study(
             profile_fingerprint=profile.fingerprint(),
         )
     )
+
+
+def _provenance(setting: Setting) -> dict[str, str]:
+    """Where the predictions come from: latency, and energy where the target has figures of it."""
+    costs = setting.costs
+    lines = {"target_summary": costs.latency.provenance}
+    return lines | ({} if costs.energy is None else {"energy_summary": costs.energy.provenance})
 
 
 def _reference(request: SearchRequest, setting: Setting, data: Dataset) -> dict[str, float]:

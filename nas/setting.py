@@ -5,7 +5,7 @@ Needs no trained supernet: whether a budget can be met is known before any train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from nas.budget import Budget, format_quantity
 from nas.candidate import CandidateSpace
 from nas.errors import BudgetError, UsageError, nearest
 from predictors.costs import CostModel
+from predictors.energy import energy_predictor
 from predictors.latency import latency_predictor
 from search_spaces.choices import Genomes
 from search_spaces.space import Architecture, SearchSpace
@@ -63,7 +64,8 @@ class Setting:
     Raises:
         NotFoundError: if a scheme is not offered by the target.
         ProfileError: if the profile lacks what the space's ops need.
-        UsageError: if the profile was measured at other batch sizes.
+        UsageError: if the profile was measured at other batch sizes, or a budget limits what it
+            has no figures of.
     """
 
     def __init__(
@@ -97,7 +99,9 @@ class Setting:
             native=profile.precisions[0],
             plans_buffers=profile.runtime.plans_buffers,
             weights_in_flash=profile.device.flash_bytes is not None,
+            energy=energy_predictor(profile),
         )
+        self.require_figures(budget.column for budget in budgets)
         self._last: tuple[bytes, dict[str, NDArray[np.float64]]] = (b"", {})
         asked = [
             b.resolved(self.costs.extreme(b.column, largest=True)[0]) if b.relative else b
@@ -116,6 +120,25 @@ class Setting:
     def space(self) -> SearchSpace:
         """The architectures."""
         return self.candidates.space
+
+    def require_figures(self, columns: Iterable[str]) -> None:
+        """Refuse to limit or to search what the target does not predict.
+
+        Args:
+            columns: costs that are judged, or `quality`.
+
+        Raises:
+            UsageError: if the target has no energy figures, and one of the columns is of energy.
+        """
+        if set(columns) <= {*self.costs.columns, "quality"}:
+            return
+        why = self.profile.power.why_not if self.profile.power is not None else ""
+        raise UsageError(
+            f"the target {self.profile.name} has no energy figures, so energy can be neither "
+            f"limited nor an objective{': ' * bool(why)}{why}.",
+            "Limit latency instead, or take a target that has them: `nas targets` says which, and "
+            "`nas profile` measures them where a counter can be read.",
+        )
 
     @cached_property
     def _sample(self) -> dict[str, NDArray[np.float64]]:
@@ -153,6 +176,8 @@ class Setting:
             "policy_short": self.candidates.describe_policy(candidate.policy),
             "latency_ms": costs["latency_ms"],
             "latency_ms_upper": costs["latency_ms_upper"],
+            "energy_mj": costs.get("energy_mj"),
+            "energy_mj_upper": costs.get("energy_mj_upper"),
             "memory_bytes": round(costs["memory_bytes"]),
             "params": round(costs["params"]),
             "weight_bytes": round(costs["weight_bytes"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, overload
@@ -18,6 +18,7 @@ from nas.storage.records import ArtefactRecord, MeasurementRecord, StudyRecord, 
 OBJECTIVES: dict[str, tuple[str, bool]] = {
     **{m.name: ("quality", m.larger_is_better) for m in METRICS.values()},
     "latency": ("latency_ms_upper", False),
+    "energy": ("energy_mj_upper", False),
     "memory": ("memory_bytes", False),
     "params": ("params", False),
     "weights": ("weight_bytes", False),
@@ -25,9 +26,13 @@ OBJECTIVES: dict[str, tuple[str, bool]] = {
 }
 
 
+#: Figures of a trial that only some targets predict; they are left out where they are unknown.
+ENERGY_FIGURES = ("energy_mj", "energy_mj_upper")
+
+
 @dataclass(frozen=True)
 class FrontRow:
-    """One network of a front."""
+    """One network of a front; `energy_mj` and its bound are None where the target has none."""
 
     trial: int
     quality: float
@@ -36,6 +41,8 @@ class FrontRow:
     latency_ms: float
     latency_ms_upper: float
     latency_ms_measured: float | None
+    energy_mj: float | None
+    energy_mj_upper: float | None
     memory_bytes: int
     params: int
     weight_bytes: int
@@ -48,8 +55,8 @@ class FrontRow:
     exported: str | None = field(default=None)
 
     def to_dict(self, metric: Metric) -> dict[str, Any]:
-        """Plain data in which the quality goes by its metric's name."""
-        return {k.replace("quality", metric.name): v for k, v in asdict(self).items()}
+        """Plain data in which the quality goes by its metric's name; see `plain_figures`."""
+        return plain_figures(asdict(self), metric)
 
 
 class StoredTrials(Sequence[TrialRecord]):
@@ -120,6 +127,11 @@ class Study:
         return metric_of(self.objectives)
 
     @property
+    def has_energy(self) -> bool:
+        """Whether the target predicts energy."""
+        return any(row.energy_mj is not None for row in self.front)
+
+    @property
     def n_failed(self) -> int:
         """Trials whose evaluation failed."""
         if isinstance(self.trials, StoredTrials):
@@ -161,6 +173,8 @@ class Study:
             latency_ms=float(trial.latency_ms or 0.0),
             latency_ms_upper=float(trial.latency_ms_upper or 0.0),
             latency_ms_measured=measured.value if measured else None,
+            energy_mj=trial.energy_mj,
+            energy_mj_upper=trial.energy_mj_upper,
             memory_bytes=int(trial.memory_bytes or 0),
             params=int(trial.params or 0),
             weight_bytes=int(trial.weight_bytes or 0),
@@ -188,6 +202,15 @@ class Study:
             "notes": list(self.notes),
             "front": [row.to_dict(self.metric) for row in self.front],
         }
+
+
+def plain_figures(fields: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
+    """Fields with the quality under its metric's name, and without an energy that is unknown."""
+    return {
+        name.replace("quality", metric.name): value
+        for name, value in fields.items()
+        if name not in ENERGY_FIGURES or value is not None
+    }
 
 
 def front_columns(objectives: Sequence[str]) -> list[str]:

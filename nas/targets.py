@@ -12,6 +12,7 @@ from hw_profiles.profile import DeviceProfile, load_profile
 from nas.errors import NotFoundError, ProfileError, UsageError
 from nas.files import write_atomic
 from nas.paths import cache_dir
+from predictors.energy import energy_predictor
 from predictors.latency import latency_predictor
 from search_spaces.space import SearchSpace
 
@@ -59,6 +60,7 @@ def add_target(path: Path, name: str | None = None, replace: bool = False) -> st
     """
     profile = load_profile(path)
     latency_predictor(profile)  # its numbers must predict something
+    energy_predictor(profile)
     name = name or profile.name
     if name == THIS_CPU or name in registry.shipped():
         raise UsageError(

@@ -14,23 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_profiles.op import PRECISIONS, Op
+from predictors.cost_columns import CostColumns
+from predictors.energy import EnergyPredictor
 from predictors.latency import LatencyPredictor
 from search_spaces.choices import ChoiceSet, Genomes
-from search_spaces.space import Block, LayerOp, SearchSpace
+from search_spaces.space import Block, SearchSpace
 
 Array = NDArray[np.float64]
-
-#: Columns of a cost table. latency_ms_upper is a one-sided bound at the predictor's coverage.
-COLUMNS = ("latency_ms", "latency_ms_upper", "memory_bytes", "params", "weight_bytes", "macs")
 
 
 @dataclass(frozen=True)
 class _BlockTable:
     """What every distinct block of a kind adds, and the peak it reaches.
 
-    fixed: (combinations, features + 3) of the ops outside any group.
-    groups: for each group (combinations, schemes, features + 3).
+    fixed: (combinations, columns) of the ops outside any group.
+    groups: for each group (combinations, schemes, columns).
     peak: (combinations,) largest number of activation elements alive at once.
     """
 
@@ -49,8 +47,12 @@ class CostModel:
         latency: the target's latency predictor.
         batch_size: examples per forward pass.
         native: precision of everything that no scheme quantizes.
+        energy: the target's energy predictor, if it has one.
         plans_buffers: whether the runtime lets element-wise ops write over their input.
         weights_in_flash: whether weights are read in place and take no memory.
+
+    Attributes:
+        columns: names of the costs, those of energy last and only where there is a predictor.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class CostModel:
         latency: LatencyPredictor,
         batch_size: int = 1,
         native: str = "fp32",
+        energy: EnergyPredictor | None = None,
         plans_buffers: bool = False,
         weights_in_flash: bool = False,
     ) -> None:
@@ -68,11 +71,12 @@ class CostModel:
         self.choices = choices
         self.schemes = tuple(schemes)
         self.latency = latency
+        self.energy = energy
         self.batch_size = batch_size
         self.native = native
-        self.plans_buffers = plans_buffers
         self.weights_in_flash = weights_in_flash
-        self._native_bytes = PRECISIONS[native].weight_bits // 8
+        self._columns = CostColumns(latency, energy, native, plans_buffers, weights_in_flash)
+        self.columns = self._columns.names
         self._tables: dict[str, _BlockTable] = {}
         for block in space.blocks:
             if block.kind not in self._tables:
@@ -97,12 +101,14 @@ class CostModel:
             for layer_op in ops
         }
         distinct = list(dict.fromkeys(calls.values()))  # predicted in one go
-        features = dict(zip(distinct, self.latency.op_features(distinct), strict=True))
+        features = dict(zip(distinct, self._columns.features(distinct), strict=True))
         added = {
-            key: np.concatenate([features[call], self._counts(*key, call)])
-            for key, call in calls.items()
+            (layer_op, scheme): np.concatenate(
+                [features[call], self._columns.counts(layer_op, call)]
+            )
+            for (layer_op, scheme), call in calls.items()
         }
-        nothing = np.zeros(self.latency.n_features + 3)
+        nothing = np.zeros(self._columns.n)
         sums = {
             (group, scheme): np.array(
                 [sum((added[o, scheme] for o in ops), nothing) for ops in per_combination]
@@ -110,23 +116,15 @@ class CostModel:
             for (group, scheme), per_combination in wanted.items()
         }
         groups = tuple(np.stack([sums[g, s] for s in self.schemes], axis=1) for g in names)
-        peak = np.array([max(map(self._live, ops)) for ops in combinations], dtype=np.float64)
+        peak = np.array(
+            [max(map(self._columns.live, ops)) for ops in combinations], dtype=np.float64
+        )
         return _BlockTable(sums["", self.native], groups, peak)
 
-    def _counts(self, layer_op: LayerOp, scheme: str, call: Op) -> Array:
-        """Parameters, bytes as stored and MACs of an op, (3,)."""
-        stored = call.weight_bytes + layer_op.extra * self._native_bytes
-        return np.array([layer_op.params, stored, layer_op.op.macs], dtype=np.float64)
-
-    def _live(self, layer_op: LayerOp) -> int:
-        """Activation elements alive while an op runs."""
-        saved = layer_op.op.writes if self.plans_buffers and layer_op.op.in_place else 0
-        return layer_op.live - saved
-
     def features(self, genomes: Genomes) -> tuple[Array, Array]:
-        """Summed table rows (n, features + 3) and peak activation elements (n,)."""
+        """Summed table rows (n, columns) and peak activation elements (n,)."""
         active = self.choices.active(genomes)
-        total = np.zeros((len(genomes), self.latency.n_features + 3))
+        total = np.zeros((len(genomes), self._columns.n))
         peak = np.zeros(len(genomes))
         for block in self.space.blocks:
             table = self._tables[block.kind]
@@ -153,16 +151,8 @@ class CostModel:
         return allowed[genomes[:, gene]]
 
     def costs(self, genomes: Genomes) -> dict[str, Array]:
-        """Every column of `COLUMNS` for each genome, (n,) each.
-
-        memory_bytes is the largest activations alive at once, in native precision, and the weights
-        unless they stay in flash.
-        """
-        total, peak = self.features(genomes)
-        latency, upper = self.latency.predict(total[:, :-3])
-        params, weight_bytes, macs = total[:, -3:].T
-        memory = peak * self._native_bytes + (0.0 if self.weights_in_flash else weight_bytes)
-        return dict(zip(COLUMNS, (latency, upper, memory, params, weight_bytes, macs), strict=True))
+        """Every cost of each genome, (n,) each; see `CostColumns.costs`."""
+        return self._columns.costs(*self.features(genomes))
 
     def extreme(self, column: str, largest: bool, seed: int = 0) -> tuple[float, NDArray[np.int64]]:
         """The smallest (or largest) value of a column in the space, and a genome that has it.

@@ -15,7 +15,14 @@ import numpy as np
 from hw_profiles.boards import is_board, read_board
 from hw_profiles.errors import ProfileError
 from hw_profiles.gpus import Gpu, read_device, read_gpu
-from hw_profiles.profile import Device, DeviceProfile, FitError, OpModel, Runtime
+from hw_profiles.profile import (
+    Device,
+    DeviceProfile,
+    FitError,
+    NetworkModel,
+    OpModel,
+    Runtime,
+)
 from hw_profiles.tables import TableRow, read_table
 from predictors.attention_fits import Group, groups_of, moved_attention, timed_attention
 from predictors.conformal import UpperBound
@@ -33,6 +40,7 @@ from predictors.gemm_fits import (
     unseen_model,
 )
 from predictors.gemm_time import RooflineMLP
+from predictors.power_fits import board_energy, fit_energy, scaled_energy
 from predictors.sheet_models import board_models, gpu_attention, gpu_models, sum_of_ops
 from predictors.unseen_gemm import STACK_SPREAD, UnseenGemm
 
@@ -56,6 +64,7 @@ class TimedGpu:
 
     Attributes:
         tables: the rows of each table.
+        metered: rows whose power was read.
         source: where they are from, in words.
     """
 
@@ -63,6 +72,7 @@ class TimedGpu:
     device: Device
     tables: tuple[tuple[TableRow, ...], ...]
     source: str
+    metered: tuple[TableRow, ...] = ()
 
     @property
     def native(self) -> str:
@@ -83,18 +93,23 @@ class TimedGpu:
         return [g for table in self.tables for g in groups_of(table, self.gpu.name)]
 
 
-def read_timed_gpu(sheet: Path, tables: Sequence[Path], source: str = "") -> TimedGpu:
+def read_timed_gpu(
+    sheet: Path, tables: Sequence[Path], source: str = "", power_tables: Sequence[Path] = ()
+) -> TimedGpu:
     """Read a GPU's sheet and its kernel-timing tables; there may be none.
 
     Args:
         source: of the tables; their names unless given.
+        power_tables: further ones that are read for their power alone.
 
     Raises:
         ProfileError: if a file cannot be read or is none.
     """
     rows = tuple(read_table(path, fp8=True).rows for path in tables)
     said = source or (f"of {', '.join(path.name for path in tables)}" if tables else "")
-    return TimedGpu(read_gpu(sheet), read_device(sheet), rows, said)
+    further = tuple(read_table(path, fp8=True).rows for path in power_tables)
+    metered = tuple(row for table in rows + further for row in table if row.power_w is not None)
+    return TimedGpu(read_gpu(sheet), read_device(sheet), rows, said, metered)
 
 
 def profile_from_tables(
@@ -149,6 +164,7 @@ def profile_from_tables(
             "Sizes outside of those timed take the nearest timed size's correction, with a wider "
             "bound.",
         ],
+        fit_energy(timed.metered, device, native, timed.source),
     )
 
 
@@ -168,6 +184,7 @@ def profile_from_others(
     others: Sequence[TimedGpu],
     donor: Gpu,
     donated: Mapping[str, RooflineMLP],
+    energy: NetworkModel | None = None,
     *,
     tell: Tell = _silent,
     steps: int = STEPS,
@@ -180,6 +197,7 @@ def profile_from_others(
         others: on which the products, and some attention, were timed.
         donor: whose times of products in other precisions are scaled to this GPU.
         donated: precision -> those times.
+        energy: of a GPU that was metered.
     """
     names = " and ".join(other.gpu.name for other in others)
     older = timed.gpu.capability < min(other.gpu.capability for other in others)
@@ -198,7 +216,9 @@ def profile_from_others(
     tell(f"linear {timed.native}", error)
     attention = _attention(timed, others, _floor_ms(product), tell, steps, adjusted)
     source = f"products timed on {names} {others[0].source}"
-    return _unseen_profile(name, timed, product, error, attention, source, donor, donated, older)
+    return _unseen_profile(
+        name, timed, product, error, attention, source, donor, donated, energy, older
+    )
 
 
 def profile_from_sheet(name: str, sheet: Path, relative: DeviceProfile) -> DeviceProfile:
@@ -223,7 +243,9 @@ def profile_from_sheet(name: str, sheet: Path, relative: DeviceProfile) -> Devic
     product = UnseenGemm.from_params(model.params).asked_of(timed.gpu)
     attention = gpu_attention(timed.device, _floor_ms(product), timed.native)
     source = model.source.partition("from ")[2].partition(",")[0]
-    return _unseen_profile(name, timed, product, model.error, attention, source, timed.gpu, {})
+    return _unseen_profile(
+        name, timed, product, model.error, attention, source, timed.gpu, {}, relative.energy
+    )
 
 
 def profile_of_board(name: str, sheet: Path) -> DeviceProfile:
@@ -240,6 +262,7 @@ def profile_of_board(name: str, sheet: Path) -> DeviceProfile:
         precisions=["fp32", "int8"],
         op_models=board_models(board),
         network=sum_of_ops("Each op has what the runtime spends on it."),
+        energy=board_energy(board),
         notes=[
             f"Derived from the sheet {sheet.name} alone; nothing was timed on this device."
             + ("" if board.device.kind == "mcu" else f" {MEASURE}"),
@@ -256,6 +279,7 @@ def _unseen_profile(
     source: str,
     donor: Gpu,
     donated: Mapping[str, RooflineMLP],
+    energy: NetworkModel | None,
     older: bool = False,
 ) -> DeviceProfile:
     device, native, floor_ms = timed.device, timed.native, _floor_ms(product)
@@ -277,6 +301,7 @@ def _unseen_profile(
         models,
         "No gap is added between kernels, as on the GPUs whose calls were timed in CUDA graphs.",
         notes,
+        None if energy is None else scaled_energy(energy, timed.gpu, device),
     )
 
 
@@ -317,7 +342,12 @@ def _across(error: float | None) -> list[str]:
 
 
 def _profile(
-    name: str, timed: TimedGpu, models: list[OpModel], gaps: str, notes: list[str]
+    name: str,
+    timed: TimedGpu,
+    models: list[OpModel],
+    gaps: str,
+    notes: list[str],
+    energy: NetworkModel | None,
 ) -> DeviceProfile:
     runtime = Runtime(name="cudagraph", native=timed.native)
     linear = [m.precision for m in models if m.kind == "linear"]
@@ -328,5 +358,6 @@ def _profile(
         precisions=[p for p in OFFERED if p in linear],
         op_models=models,
         network=sum_of_ops(gaps),
+        energy=energy,
         notes=notes,
     )

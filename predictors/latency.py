@@ -1,63 +1,34 @@
-"""Time of a network from its ops: additive features, and a predictor over them.
-
-Features of a network are the sum of those of its ops, so that a population is predicted by one
-matrix product over the distinct layers it is made of.
-"""
+"""Time of a network from its ops, in the form that a profile names."""
 
 from __future__ import annotations
 
-import importlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import Op
 from hw_profiles.profile import DeviceProfile, NetworkModel
+from predictors.network_forms import AGAIN, NetworkForms, NetworkPredictor
 from predictors.op_time import Array, OpTimes, Params, number
 
 
-class LatencyPredictor(ABC):
-    """Predicts the latency of whole networks on one device in one runtime.
+class LatencyPredictor(NetworkPredictor):
+    """Predicts the latency of whole networks, in ms."""
 
-    Attributes:
-        n_features: features of an op, and of a network.
-        coverage: stated share of networks whose latency is at most the upper value.
-        provenance: where the figures come from, one readable line.
-    """
-
-    n_features: int
-    coverage: float
-    provenance: str
-
-    @abstractmethod
-    def op_features(self, ops: Sequence[Op]) -> Array:
-        """Additive features, shape (n_ops, n_features).
+    def op_ms(self, ops: Sequence[Op]) -> tuple[Array, Array]:
+        """What each op adds to a network's latency and to its upper bound, (n_ops,), in ms.
 
         Raises:
             ProfileError: if the profile says nothing about one of the ops.
         """
-
-    @abstractmethod
-    def predict(self, features: Array) -> tuple[Array, Array]:
-        """Latency and its upper bound in ms, each (n,), from summed features (n, n_features)."""
-
-
-Factory = Callable[[DeviceProfile, NetworkModel], LatencyPredictor]
-NETWORK_FORMS: dict[str, Factory] = {}
-# Modules that register forms, imported when a profile first asks for one.
-NETWORK_FORM_MODULES: list[str] = ["predictors.network"]
+        nothing = self.predict(np.zeros((1, self.n_features)))
+        alone = self.predict(self.op_features(ops))
+        mean, upper = (a - b for a, b in zip(alone, nothing, strict=True))
+        return mean, upper
 
 
-def register_network_form(name: str) -> Callable[[Factory], Factory]:
-    """Decorator: make a predictor known under the `NetworkModel.form` that profiles use."""
-
-    def register(factory: Factory) -> Factory:
-        NETWORK_FORMS[name] = factory
-        return factory
-
-    return register
+LATENCY_FORMS: NetworkForms[LatencyPredictor] = NetworkForms("network", ["predictors.network"])
 
 
 def latency_predictor(profile: DeviceProfile) -> LatencyPredictor:
@@ -67,26 +38,12 @@ def latency_predictor(profile: DeviceProfile) -> LatencyPredictor:
         ProfileError: if the profile has no network model, one of an unknown form, or broken
             numbers in it.
     """
-    again = "Make it anew with `nas profile`, or name a device from `nas targets`."
-    model = profile.network
-    if model is None:
-        raise ProfileError(f"the profile {profile.name!r} does not say how op times add up.", again)
-    if model.form not in NETWORK_FORMS:
-        for module in NETWORK_FORM_MODULES:
-            importlib.import_module(module)
-    if model.form not in NETWORK_FORMS:
-        known = ", ".join(sorted(NETWORK_FORMS))
-        raise ProfileError(f"unknown network form {model.form!r}; known: {known}.", again)
-    try:
-        return NETWORK_FORMS[model.form](profile, model)
-    except (KeyError, TypeError) as error:
-        raise ProfileError(
-            f"the profile {profile.name!r} has broken numbers in its network model ({error}).",
-            again,
-        ) from None
+    if profile.network is None:
+        raise ProfileError(f"the profile {profile.name!r} does not say how op times add up.", AGAIN)
+    return LATENCY_FORMS.make(profile, profile.network)
 
 
-@register_network_form("op_sum")
+@LATENCY_FORMS.register("op_sum")
 class OpSumLatency(LatencyPredictor):
     """The sum of the predicted times of a network's kernels, one after another on one stream.
 

@@ -1,6 +1,7 @@
-"""Latency of whole networks from ops that were timed one by one, calibrated on timed networks.
+"""Whole networks from ops that were measured one by one, calibrated on measured networks.
 
-A network's time is a constant, plus for each class of ops (kind and precision) its share of the
+Latency is summed so, and what a meter read (`predictors.energy_network`): one law for both. A
+network's time is a constant, plus for each class of ops (kind and precision) its share of the
 summed times and a cost a call, plus a cost for every layer whose neighbour runs in another
 precision: mixed policies are slower than the sum of their layers. Features are sums over ops, so
 populations are array work. Shares are fitted to relative errors with a pull towards 1, costs a call
@@ -9,7 +10,7 @@ and of a switch towards 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,12 +27,15 @@ from hw_profiles.profile import (
     OpTiming,
 )
 from predictors.conformal import conformal_quantile
-from predictors.latency import LatencyPredictor, register_network_form
+from predictors.latency import LATENCY_FORMS, LatencyPredictor
 from predictors.metrics import coverage, kendall_tau, mape, median_error
-from predictors.op_time import Array, number, numbers
+from predictors.network_forms import NetworkPredictor
+from predictors.op_time import Array, Params, number, numbers
 
 FORM = "measured_sum"
 COVERAGE = 0.9
+#: Networks without which there is no fit.
+FEWEST_NETWORKS = 10
 #: Architectures that a fit must have before the two extreme ones are not judged.
 LEAST_ARCHITECTURES = 4
 #: Neighbours in shape whose error corrects the analytic time of an op that was not timed.
@@ -46,15 +50,43 @@ STEADY = 1.5
 UNSTABLE_WEIGHT = 0.3
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """What is measured of ops and of networks, and adds up.
+
+    Attributes:
+        unit: its values' own, as parameters are named after.
+        value: of a measured op or network.
+        spread: relative, of its readings.
+        unstable: whether they were read while the machine was slow.
+        measured: the word for it.
+    """
+
+    unit: str
+    value: Callable[[OpTiming | NetworkTiming], float]
+    spread: Callable[[OpTiming | NetworkTiming], float]
+    unstable: Callable[[OpTiming | NetworkTiming], bool]
+    measured: str
+
+
+LATENCY = Quantity(
+    "ms",
+    lambda timed: timed.timing.median_ms,
+    lambda timed: timed.timing.spread_between,
+    lambda timed: timed.timing.unstable,
+    "timed",
+)
+
+
 class MeasuredOps:
-    """Times of ops: as measured, and between the measured shapes by a fitted line.
+    """Values of ops: as measured, and between the measured shapes by a fitted line.
 
     Each class has t = c0 + c1 MACs + c2 elements moved + c3 weights with non-negative numbers,
     corrected by the errors of the nearest measured shapes.
     """
 
-    def __init__(self, timings: Sequence[OpTiming]) -> None:
-        self._table = {t.op: t.timing.median_ms for t in timings}
+    def __init__(self, timings: Sequence[OpTiming], quantity: Quantity = LATENCY) -> None:
+        self._table = {t.op: quantity.value(t) for t in timings}
         self._classes: dict[tuple[str, str], tuple[Array, Array, Array]] = {}
         for key in {(t.kind, t.precision) for t in timings}:
             ops = [o for o in self._table if (o.kind, o.precision) == key]
@@ -77,8 +109,8 @@ class MeasuredOps:
         kinds = [kind for kind, _ in self.classes]
         return np.array([kinds.count(kind) > 1 for kind in kinds], dtype=bool)
 
-    def predict_ms(self, ops: Sequence[Op]) -> Array:
-        """Milliseconds of each op, (n_ops,).
+    def predict(self, ops: Sequence[Op]) -> Array:
+        """The value of each op, (n_ops,), in the unit of what was measured.
 
         Raises:
             ProfileError: if nothing of its kind and precision was timed.
@@ -118,7 +150,7 @@ def errors_of_ops(timings: Sequence[OpTiming], folds: int = 5) -> dict[tuple[str
         for fold in range(folds if len(mine) >= folds else 0):
             known = MeasuredOps([t for i, t in enumerate(mine) if i % folds != fold])
             asked = mine[fold::folds]
-            predicted = known.predict_ms([t.op for t in asked])
+            predicted = known.predict([t.op for t in asked])
             true = np.array([t.timing.median_ms for t in asked])
             found.setdefault(key, []).extend(np.abs(predicted / true - 1).tolist())
     return {key: np.array(errors) for key, errors in found.items()}
@@ -134,19 +166,19 @@ def _log_shapes(ops: Sequence[Op]) -> Array:
 
 
 class _Features:
-    """Additive features of ops: for each class the summed ms and the number of calls."""
+    """Additive features of ops: for each class the summed values and the number of calls."""
 
-    def __init__(self, timings: Sequence[OpTiming]) -> None:
-        self.ops = MeasuredOps(timings)
+    def __init__(self, timings: Sequence[OpTiming], quantity: Quantity) -> None:
+        self.ops = MeasuredOps(timings, quantity)
         self._index = {key: i for i, key in enumerate(self.ops.classes)}
         self.n_classes = len(self._index)
 
     def __call__(self, ops: Sequence[Op]) -> Array:
-        times = self.ops.predict_ms(ops)
+        values = self.ops.predict(ops)
         features = np.zeros((len(ops), 2 * self.n_classes))
         rows = np.arange(len(ops))
         column = np.array([self._index[o.kind, o.precision] for o in ops])
-        features[rows, column] = times
+        features[rows, column] = values
         features[rows, self.n_classes + column] = 1.0
         return features
 
@@ -157,7 +189,7 @@ class _Features:
 
 @dataclass
 class Calibration:
-    """Fitted numbers of the sum, in ms: constant + shares . times + calls . counts + switch n.
+    """Fitted numbers of the sum: constant + shares . values + calls . counts + switch n.
 
     `n` is how many layers have a neighbour in another precision if the layers stand in random
     order: of c layers, shares q of which run in each precision, c (1 - sum of q^2).
@@ -173,10 +205,10 @@ class Calibration:
     calls: Array = field(default_factory=lambda: np.zeros(0))
 
     def fit(self, features: Array, measured: Array, trust: Array | None = None) -> Calibration:
-        """Fit to relative errors of networks (n, 2 classes) measured in ms (n,); weights (n,)."""
+        """Fit to relative errors of networks (n, 2 classes) as measured (n,); weights (n,)."""
         n = features.shape[1] // 2
         times, counts = features[:, :n], features[:, n:]
-        typical = float(np.median(times.sum(1) / np.maximum(counts.sum(1), 1)))  # ms a call
+        typical = float(np.median(times.sum(1) / np.maximum(counts.sum(1), 1)))  # of a call
         constant, switches = np.ones((len(features), 1)), self._switches(features)[:, None]
         rows = np.hstack([constant, switches, counts, times / typical]) * typical
         rows = rows / measured[:, None]
@@ -201,7 +233,7 @@ class Calibration:
         return self
 
     def predict(self, features: Array) -> Array:
-        """Milliseconds, (n,)."""
+        """The sum, (n,), in the unit of what was measured."""
         total: Array = features @ np.concatenate([self.shares, self.calls])
         total += self.constant + self.switch * self._switches(features)
         return np.maximum(total, 1e-6)
@@ -211,28 +243,60 @@ class Calibration:
         layers = counts.sum(axis=1)
         return np.asarray(layers - (counts**2).sum(axis=1) / np.maximum(layers, 1.0))
 
+    def to_params(self, unit: str) -> Params:
+        """The fitted numbers, for a profile."""
+        return {
+            f"constant_{unit}": self.constant,
+            f"switch_{unit}": self.switch,
+            "shares": self.shares.tolist(),
+            f"calls_{unit}": self.calls.tolist(),
+        }
 
-@register_network_form(FORM)
-class MeasuredSumLatency(LatencyPredictor):
-    """The calibrated sum of measured op times of a profile."""
+    @classmethod
+    def from_params(cls, params: Params, unit: str, quantizable: NDArray[np.bool_]) -> Calibration:
+        """Rebuild what `to_params` gave.
 
-    def __init__(self, profile: DeviceProfile, model: NetworkModel) -> None:
-        self._features = _Features(profile.ops)
+        Raises:
+            KeyError, TypeError, ValueError: if the numbers are not those of these classes.
+        """
+        shares, calls = numbers(params, "shares"), numbers(params, f"calls_{unit}")
+        if not len(shares) == len(calls) == len(quantizable):
+            raise ValueError(f"there must be {len(quantizable)} shares and costs a call")
+        constant, switch = number(params, f"constant_{unit}"), number(params, f"switch_{unit}")
+        return cls(quantizable, constant, switch, shares, calls)
+
+
+class MeasuredSum(NetworkPredictor):
+    """The calibrated sum of what was measured of a profile's ops.
+
+    Args:
+        profile: the target.
+        model: fitted by `fit_sum`.
+        ops, n_networks: of the profile, that were measured so.
+        quantity: what was measured.
+    """
+
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        model: NetworkModel,
+        ops: Sequence[OpTiming],
+        n_networks: int,
+        quantity: Quantity,
+    ) -> None:
+        self._features = _Features(ops, quantity)
         self.n_features = 2 * self._features.n_classes
-        self._sum = Calibration(
-            self._features.ops.quantizable,
-            number(model.params, "constant_ms"),
-            number(model.params, "switch_ms"),
-            numbers(model.params, "shares"),
-            numbers(model.params, "calls_ms"),
-        )
+        quantizable = self._features.ops.quantizable
+        self._sum = Calibration.from_params(model.params, quantity.unit, quantizable)
         self._upper_ratio = number(model.params, "upper_ratio")
+        if not self._upper_ratio >= 1:
+            raise ValueError("upper_ratio must be at least 1")
         self.coverage = model.coverage
         runtime = profile.runtime
         self.provenance = (
             f"measured on {profile.device.name}, {runtime.name} {runtime.version}, "
-            f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}: {len(profile.ops)} ops "
-            f"calibrated on {len(profile.networks)} networks"
+            f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}: {len(ops)} ops "
+            f"calibrated on {n_networks} networks"
         )
 
     def op_features(self, ops: Sequence[Op]) -> Array:
@@ -243,19 +307,43 @@ class MeasuredSumLatency(LatencyPredictor):
         return mean, mean * self._upper_ratio
 
 
+@LATENCY_FORMS.register(FORM)
+class MeasuredSumLatency(MeasuredSum, LatencyPredictor):
+    """The calibrated sum of measured op times of a profile."""
+
+    def __init__(self, profile: DeviceProfile, model: NetworkModel) -> None:
+        super().__init__(profile, model, profile.ops, len(profile.networks), LATENCY)
+
+
 def fit_network_model(
     ops: Sequence[OpTiming],
     networks: Sequence[NetworkTiming],
     drift: Sequence[float] = (),
     coverage_wanted: float = COVERAGE,
 ) -> NetworkModel:
-    """Fit the sum on timed networks, with its bound and its error on those held out.
+    """Fit the sum on timed networks, with its bound and its error on those held out; see `fit_sum`.
+
+    Raises:
+        ProfileError: if there are too few networks.
+    """
+    return fit_sum(ops, networks, LATENCY, drift, coverage_wanted)
+
+
+def fit_sum(
+    ops: Sequence[OpTiming],
+    networks: Sequence[NetworkTiming],
+    quantity: Quantity,
+    drift: Sequence[float] = (),
+    coverage_wanted: float = COVERAGE,
+) -> NetworkModel:
+    """Fit the sum on measured networks, with its bound and its error on those held out.
 
     Args:
-        ops: timed one by one.
-        networks: timed whole; those marked `held_out` only state the error.
+        ops: measured one by one.
+        networks: measured whole; those marked `held_out` only state the error.
+        quantity: that was measured of all of them.
         drift: log ratios of a reading in other processes to the one that is fitted, as further
-            uncertainty of a network that is timed there.
+            uncertainty of a network that is measured there.
         coverage_wanted: of the upper bound.
 
     Raises:
@@ -263,15 +351,12 @@ def fit_network_model(
     """
     fitted = [n for n in networks if not n.held_out]
     kept_out = [n for n in networks if n.held_out]
-    if len(fitted) < 10:
-        raise ProfileError(
-            f"{len(fitted)} networks are too few to calibrate on.",
-            "Give `nas profile` more time, or try when the machine is less busy.",
-        )
-    features = _Features(ops)
-    x, y = features.of_networks(fitted), _measured(fitted)
-    spread = np.array([n.timing.spread_between for n in fitted])
-    unstable = np.array([n.timing.unstable for n in fitted])
+    if len(fitted) < FEWEST_NETWORKS:
+        raise _too_few(fitted, f"{FEWEST_NETWORKS} are needed")
+    features = _Features(ops, quantity)
+    x, y = features.of_networks(fitted), _measured(fitted, quantity)
+    spread = np.array([quantity.spread(n) for n in fitted])
+    unstable = np.array([quantity.unstable(n) for n in fitted])
     trust = np.where(unstable, UNSTABLE_WEIGHT, 1.0)
     # the others say more of the machine
     steady = (spread <= STEADY * np.median(spread)) & (~unstable | unstable.all())
@@ -280,12 +365,15 @@ def fit_network_model(
     scores = scores[~np.isnan(scores)]
     if len(drift):
         scores = np.add.outer(scores, np.asarray(drift)).ravel()
-    ratio = float(np.exp(max(conformal_quantile(scores, coverage_wanted), 0.0)))
+    try:
+        ratio = float(np.exp(max(conformal_quantile(scores, coverage_wanted), 0.0)))
+    except ValueError as few:
+        raise _too_few(fitted, str(few)) from None
     model = Calibration(quantizable).fit(x, y, trust)
     error = None
     if kept_out:
         predicted = model.predict(features.of_networks(kept_out))
-        truth = _measured(kept_out)
+        truth = _measured(kept_out, quantity)
         error = FitError(
             mape=mape(truth, predicted),
             median_error=median_error(truth, predicted),
@@ -296,22 +384,23 @@ def fit_network_model(
         )
     return NetworkModel(
         form=FORM,
-        params={
-            "constant_ms": model.constant,
-            "switch_ms": model.switch,
-            "shares": model.shares.tolist(),
-            "calls_ms": model.calls.tolist(),
-            "upper_ratio": ratio,
-        },
+        params={**model.to_params(quantity.unit), "upper_ratio": ratio},
         provenance="measured",
-        source=f"{len(ops)} ops and {len(fitted)} networks timed on this device",
+        source=f"{len(ops)} ops and {len(fitted)} networks {quantity.measured} on this device",
         coverage=coverage_wanted,
         error=error,
     )
 
 
-def _measured(networks: Sequence[NetworkTiming]) -> Array:
-    return np.array([n.timing.median_ms for n in networks])
+def _too_few(networks: Sequence[NetworkTiming], why: str) -> ProfileError:
+    return ProfileError(
+        f"{len(networks)} networks are too few to calibrate on ({why}).",
+        "Give `nas profile` more time, or try when the machine is less busy.",
+    )
+
+
+def _measured(networks: Sequence[NetworkTiming], quantity: Quantity) -> Array:
+    return np.array([quantity.value(n) for n in networks])
 
 
 def _architecture(network: NetworkTiming) -> str:

@@ -24,7 +24,13 @@ AT_LIMIT = 0.96  # readings above this share of the limit only say "at least"
 
 
 def product_load(
-    X: Array, seconds: Array, element_bytes: Array, peak: Array, bandwidth: float, cores: float
+    X: Array,
+    seconds: Array,
+    element_bytes: Array,
+    peak: Array,
+    bandwidth: float,
+    cores: float,
+    moved: Array | None = None,
 ) -> Array:
     """Shares of (multiprocessors busy, tensor peak, bandwidth) of products, (n, 3).
 
@@ -32,11 +38,13 @@ def product_load(
         X: shapes (m, k, n), (n, 3).
         element_bytes: of an input and of a weight; outputs have two, (n,).
         peak: FLOPs per second at that precision (2 per MAC), (n,).
+        moved: bytes read and written, (n,), where inputs and weights differ in size.
     """
     m, k, n = X.T
     tiles = np.ceil(m / TILE) * np.ceil(n / TILE)
     tiles = tiles * np.clip(np.floor(cores / tiles), 1, np.maximum(1, k / SPLIT))
-    moved = element_bytes * (m * k + k * n) + 2 * m * n
+    if moved is None:
+        moved = element_bytes * (m * k + k * n) + 2 * m * n
     return np.column_stack(
         [
             _busy(tiles / cores, seconds, PRODUCT_START_S),

@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pynvml
 import pytest
 
 import cli
+from hw_profiles.profile import NetworkModel
+from hw_profiles.registry import load
 
 Run = Callable[..., tuple[int, str, str]]
 SEARCH = ("search", "--space", "vit", "--target", "a100", "--budget", "5ms")
@@ -226,6 +229,104 @@ def test_any_number_of_objectives(run: Run, objectives: tuple[str, ...], front: 
     assert len(shown["front"]) == (front or len(shown["front"])) > 0
     assert all(0 < row[objectives[0]] < 3 for row in shown["front"])
     assert "hypervolume 0." in err
+
+
+ENERGY = NetworkModel(
+    form="power_times_time",
+    params={
+        "idle_w": 60.0, "busy_w": 80.0, "tensor_w": 250.0, "memory_w": 120.0, "limit_w": 400.0,
+        "cores": 108.0, "bandwidth_bytes_per_s": 2.039e12, "peak_flops": 312e12,
+        "peak_flops_int8": 624e12, "upper_ratio": 1.15,
+    },
+    provenance="derived",
+    source="made-up powers",
+    coverage=0.9,
+)  # fmt: skip
+
+
+def _gpu(energy: NetworkModel | None) -> str:
+    """A file with the shipped A100's times, and with this energy."""
+    load("a100").model_copy(update={"name": "gpu", "energy": energy}).save(Path("gpu.json"))
+    return "gpu.json"
+
+
+def test_energy_from_a_profile_to_exported_networks(run: Run, tmp_path: Path) -> None:
+    assert run("targets", "add", _gpu(ENERGY))[0] == 0
+    rows = {row["target"]: row for row in json.loads(run("targets", "--json")[1])}
+    assert rows["gpu"]["energy"] == "derived, error not measured"
+    assert "energy: derived: made-up powers" in run("targets", "show", "gpu")[1]
+    out = run("predict", "--target", "gpu")[1]
+    assert "J at 90% coverage" in out
+    assert "made-up powers" in out
+    assert "energy bound" in run("spaces", "vit", "--target", "gpu")[1]
+
+    budget = ("--budget", "energy<=0.5*max", "--objective", "accuracy", "--objective", "energy")
+    search = ("search", "--space", "vit", "--target", "gpu", "--schemes", "bf16")
+    code, out, err = run(*search, *budget, "--trials", "5", "--study", "s", "--json")
+    assert code == 0, err
+    assert "of the space meets it" in err
+    front = json.loads(out)["front"]
+    largest = json.loads(run("predict", "--target", "gpu", "--json")[1])["energy_mj_upper"]
+    for row in front:
+        assert 0 < row["energy_mj"] < row["energy_mj_upper"] <= 0.5 * largest
+        config = json.loads((Path(row["exported"]) / "config.json").read_text())
+        told = config["objectives"]["energy_mj_upper"]
+        assert told == {
+            "value": row["energy_mj_upper"], "provenance": "upper bound, predicted for gpu",
+        }  # fmt: skip
+    assert [row["energy_mj_upper"] for row in front] == sorted(r["energy_mj_upper"] for r in front)
+
+    code, out, _ = run("pareto", "s")
+    assert "energy bound" in out
+    assert "energy: power by the use of NVIDIA A100-SXM4-80GB" in out
+    csv = run("pareto", "s", "--csv")[1]
+    assert ",energy_mj,energy_mj_upper," in csv.splitlines()[0]
+    assert "energy bound mJ" in (tmp_path / "nas-out/s/front.html").read_text()
+    assert "energy bound" in run("studies", "show", "s")[1]
+    number = str(front[0]["trial"])
+    assert "\nenergy    " in run("studies", "show", "s", number)[1]
+    stored = json.loads(run("studies", "show", "s", number, "--json")[1])
+    assert stored["energy_mj"] == front[0]["energy_mj"]
+
+    # what goes elsewhere has it, what comes from elsewhere gets that of its own target
+    Path("front.csv").write_text(csv)
+    code, _, err = run(*search, "--trials", "1", "--study", "t", "--no-export")
+    assert code == 0, err
+    assert " trials imported into t" in run("studies", "import", "t", "front.csv")[1]
+    told = json.loads(run("studies", "show", "t", "--json")[1])
+    by_key = {(t["architecture_short"], t["policy_short"]): t["energy_mj"] for t in told}
+    for row in front:
+        assert by_key[row["architecture_short"], row["policy_short"]] == row["energy_mj"]
+    url = "sqlite:///optuna.db"
+    assert run("studies", "publish", "s", "--optuna", url)[0] == 0
+    published = optuna.load_study(study_name="s", storage=url)
+    assert published.metric_names == ["accuracy", "energy"]
+    assert published.trials[int(number)].user_attrs["energy_mj"] == front[0]["energy_mj"]
+
+    code, _, err = run(*search, "--budget", "energy<=1nJ")
+    assert (code, "least it can reach is" in err) == (3, True), err
+
+
+def test_energy_is_refused_where_a_target_has_no_figures(run: Run) -> None:
+    target = ("search", "--target", _gpu(None))
+    for words in (
+        ("--budget", "energy<=20mJ"),
+        ("--budget", "energy<=0.5*max"),
+        ("--objective", "accuracy", "--objective", "energy"),
+    ):
+        code, out, err = run(*target, *words)
+        assert (code, out) == (2, ""), err
+        assert "the target gpu has no energy figures" in err
+        assert "`nas profile`" in err
+        assert len(err.strip().splitlines()) == 1
+        assert not Path("nas.db").exists()
+    code, out, err = run(*target, "--trials", "2", "--study", "s", "--no-export", "--json")
+    assert code == 0, err
+    assert "energy" not in out + run("pareto", "s")[1] + run("pareto", "s", "--csv")[1]
+    assert "energy" not in run("studies", "show", "s", "--json")[1]
+    assert "energy" not in Path("nas-out/s/front.html").read_text().rpartition("Plotly.newPlot")[2]
+    assert "energy: no figures" in run("targets", "show", "gpu.json")[1]
+    assert "energy" not in run("spaces", "vit", "--target", "gpu.json")[1]
 
 
 def test_lookups(run: Run) -> None:

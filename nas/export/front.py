@@ -168,6 +168,8 @@ class FrontExporter:
             f"{metric}_test": (trial.quality_test, "the same, on the test part"),
             "latency_ms": (trial.latency_ms, predicted),
             "latency_ms_upper": (trial.latency_ms_upper, f"upper bound, {predicted}"),
+            "energy_mj": (trial.energy_mj, predicted),
+            "energy_mj_upper": (trial.energy_mj_upper, f"upper bound, {predicted}"),
             "memory_bytes": (trial.memory_bytes, counted),
             "weight_bytes": (trial.weight_bytes, counted),
             "params": (trial.params, counted),

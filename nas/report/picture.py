@@ -15,6 +15,7 @@ _LABELS = {
     "loss": "cross-entropy on validation (nats)",
     "bits_per_byte": "bits per byte on validation",
     "latency": "latency, upper bound (ms)",
+    "energy": "energy, upper bound (mJ)",
     "memory": "peak memory (KiB)",
     "params": "parameters",
     "weights": "weights (KiB)",
@@ -138,10 +139,13 @@ def save_html(study: Study, space: SearchSpace, describe_policy: Any, path: Path
     metric = study.metric
 
     def hover(trial: Any) -> str:
+        energy = ""
+        if trial.energy_mj is not None:
+            energy = f"energy {trial.energy_mj:.4g} mJ, bound {trial.energy_mj_upper:.4g} mJ<br>"
         return (
             f"<b>trial {trial.number}</b><br>{space.describe(trial.architecture)}<br>"
             f"{describe_policy(trial.policy)}<br>{metric.title} {metric.format(trial.quality)}<br>"
-            f"latency {trial.latency_ms:.4g} ms, bound {trial.latency_ms_upper:.4g} ms<br>"
+            f"latency {trial.latency_ms:.4g} ms, bound {trial.latency_ms_upper:.4g} ms<br>{energy}"
             f"{trial.params:,} parameters, {trial.memory_bytes / 1024:.0f} KiB"
         )
 
@@ -170,6 +174,12 @@ def save_html(study: Study, space: SearchSpace, describe_policy: Any, path: Path
     if limit is not None and x_all and limit <= max(x_all) * 1.5:
         figure.add_vline(x=math.log10(limit) if log else limit, line_dash="dash", row=1, col=1)
     rows = study.front
+    energy = {}
+    if study.has_energy:
+        energy = {
+            "energy mJ": [f"{r.energy_mj:.4g}" for r in rows],
+            "energy bound mJ": [f"{r.energy_mj_upper:.4g}" for r in rows],
+        }
     cells = {
         "trial": [r.trial for r in rows],
         metric.title: [metric.format(r.quality) for r in rows],
@@ -179,12 +189,13 @@ def save_html(study: Study, space: SearchSpace, describe_policy: Any, path: Path
         "measured ms": [
             "-" if r.latency_ms_measured is None else f"{r.latency_ms_measured:.4g}" for r in rows
         ],
+        **energy,
         "memory KiB": [f"{r.memory_bytes / 1024:.0f}" for r in rows],
         "parameters": [f"{r.params:,}" for r in rows],
         "architecture": [space.describe(r.architecture) for r in rows],
         "policy": [describe_policy(r.policy) for r in rows],
     }
-    widths = [1, 1.3, 1.2, 1.3, 1.3, 1.6, 1.6, 1.6, 4, 4]
+    widths = [1, 1.3, 1.2, 1.3, 1.3, 1.6, *(1.6 for _ in energy), 1.6, 1.6, 4, 4]
     figure.add_trace(
         go.Table(
             header={"values": list(cells), "align": "left"},

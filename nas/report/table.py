@@ -7,11 +7,13 @@ from collections.abc import Callable
 from rich.table import Table
 
 from nas.budget import format_quantity
-from nas.study import FrontRow, Study
+from nas.study import ENERGY_FIGURES, FrontRow, Study
 
 
 def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -> Table:
-    """One row a network, fastest first; a measured column only where something was measured.
+    """One row a network, fastest first.
+
+    Measured columns only where something was measured, those of energy where the target has it.
 
     Args:
         study: whose front.
@@ -25,7 +27,10 @@ def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -
     if measured:
         table.add_column("measured", justify="right", no_wrap=True)
         table.add_column("agree", justify="right", no_wrap=True)
-    for name in ("memory", "params"):
+    costs = ["memory", "params"]
+    if study.has_energy:
+        costs = ["energy", "energy bound", *costs]
+    for name in costs:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("architecture", overflow="fold")
     table.add_column("policy", overflow="fold")
@@ -41,6 +46,11 @@ def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -
             value, agreement = row.latency_ms_measured, row.agreement
             cells.append("-" if value is None else format_quantity("latency", value))
             cells.append("-" if agreement is None else f"{agreement:.1%}")
+        if study.has_energy:
+            cells += [
+                "-" if value is None else format_quantity("energy", value)
+                for value in (row.energy_mj, row.energy_mj_upper)
+            ]
         cells += [
             format_quantity("memory", row.memory_bytes),
             format_quantity("params", row.params),
@@ -51,14 +61,21 @@ def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -
 
 
 def table_csv(study: Study) -> str:
-    """The front as CSV, one row a network, the fields of `FrontRow` with the metric's name."""
+    """The front as CSV, one row a network, the fields of `FrontRow` with the metric's name.
+
+    Energy has columns only where the target has it.
+    """
     import csv
     import io
     import json
     from dataclasses import fields
 
     out = io.StringIO()
-    names = [f.name.replace("quality", study.metric.name) for f in fields(FrontRow)]
+    names = [
+        f.name.replace("quality", study.metric.name)
+        for f in fields(FrontRow)
+        if study.has_energy or f.name not in ENERGY_FIGURES
+    ]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     for row in study.front:

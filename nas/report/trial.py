@@ -9,6 +9,7 @@ from nas.budget import format_quantity
 from nas.candidate import CandidateSpace
 from nas.data.metric import Metric
 from nas.storage.records import StudyRecord, TrialRecord
+from nas.study import plain_figures
 
 #: kind of a proposal -> what it means; another is the name of a sampler
 KINDS = {
@@ -23,12 +24,15 @@ KINDS = {
 
 def trial_row(trial: TrialRecord, metric: Metric) -> dict[str, Any]:
     """A trial in a table of all."""
-    upper = trial.latency_ms_upper
+    energy = {}
+    if trial.energy_mj_upper is not None:
+        energy = {"energy bound": format_quantity("energy", trial.energy_mj_upper)}
     return {
         "trial": trial.number,
         "state": trial.state if trial.feasible or trial.state == "failed" else "over budget",
         metric.title: None if trial.quality is None else metric.format(trial.quality),
-        "bound": None if upper is None else format_quantity("latency", upper),
+        "bound": _quantity("latency", trial.latency_ms_upper),
+        **energy,
         "memory": _quantity("memory", trial.memory_bytes),
         "params": _quantity("params", trial.params),
         "seconds": f"{trial.seconds:.2f}",
@@ -52,8 +56,9 @@ def _quantity(name: str, value: float | None) -> str | None:
 
 
 def trial_json(trial: TrialRecord, metric: Metric) -> dict[str, Any]:
-    """A trial as plain data, in which the quality goes by its metric's name."""
-    plain = {k.replace("quality", metric.name): v for k, v in asdict(trial).items() if k != "id"}
+    """A trial as plain data; see `nas.study.plain_figures`."""
+    plain = plain_figures(asdict(trial), metric)
+    del plain["id"]
     return {**plain, "created_at": trial.created_at.isoformat()}
 
 
@@ -76,11 +81,16 @@ def trial_lines(
         lines.append(f"{'quality':<9} {metric.title} {metric.format(trial.quality)}{by}")
     if trial.state == "partial":
         lines.append(_given_up(trial, study, metric))
-    if trial.latency_ms is not None and trial.latency_ms_upper is not None:
-        lines.append(
-            f"latency   {format_quantity('latency', trial.latency_ms)}, at most "
-            f"{format_quantity('latency', trial.latency_ms_upper)} (predicted)"
-        )
+    predicted = {
+        "latency": (trial.latency_ms, trial.latency_ms_upper),
+        "energy": (trial.energy_mj, trial.energy_mj_upper),
+    }
+    lines += [
+        f"{name:<9} {format_quantity(name, mean)}, at most {format_quantity(name, upper)} "
+        "(predicted)"
+        for name, (mean, upper) in predicted.items()
+        if mean is not None and upper is not None
+    ]
     costs = {"memory": trial.memory_bytes, "weights": trial.weight_bytes,
              "params": trial.params, "macs": trial.macs}  # fmt: skip
     known = [f"{n} {format_quantity(n, v)}" for n, v in costs.items() if v is not None]

@@ -133,6 +133,7 @@ class Trial(Base):
             "feasible",
             "quality",
             "latency_ms_upper",
+            "energy_mj_upper",
             "memory_bytes",
             "params",
             "weight_bytes",
@@ -160,6 +161,8 @@ class Trial(Base):
     examples: Mapped[int | None]
     latency_ms: Mapped[float | None]
     latency_ms_upper: Mapped[float | None]
+    energy_mj: Mapped[float | None]
+    energy_mj_upper: Mapped[float | None]
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     params: Mapped[int | None] = mapped_column(BigInteger)
     weight_bytes: Mapped[int | None] = mapped_column(BigInteger)

@@ -98,6 +98,9 @@ class TrialRecord:
     """Of validation that the quality is of; older versions did not store it."""
     latency_ms: float | None = None
     latency_ms_upper: float | None = None
+    energy_mj: float | None = None
+    """Of one forward pass of a batch; None where the target has no energy figures."""
+    energy_mj_upper: float | None = None
     memory_bytes: int | None = None
     params: int | None = None
     weight_bytes: int | None = None

@@ -109,6 +109,15 @@ ERRORS = st.none() | st.builds(
     kept_out=TEXT,
 )
 PROVENANCE = st.sampled_from(["measured", "fitted", "derived"])
+MODELS = st.none() | st.builds(
+    NetworkModel,
+    form=TEXT,
+    params=PARAMS,
+    provenance=PROVENANCE,
+    source=TEXT,
+    coverage=st.floats(0.01, 0.99),
+    error=ERRORS,
+)
 NETWORKS = st.builds(
     NetworkTiming,
     space=TEXT,
@@ -155,16 +164,8 @@ PROFILES = st.builds(
         ),
         max_size=2,
     ),
-    network=st.none()
-    | st.builds(
-        NetworkModel,
-        form=TEXT,
-        params=PARAMS,
-        provenance=PROVENANCE,
-        source=TEXT,
-        coverage=st.floats(0.01, 0.99),
-        error=ERRORS,
-    ),
+    network=MODELS,
+    energy=MODELS,
     ops=st.lists(op_timings(), max_size=3),
     networks=st.lists(NETWORKS, max_size=2),
     anchor=st.none() | anchors(),
@@ -209,6 +210,13 @@ def whole() -> DeviceProfile:
             source="2 networks",
             coverage=0.9,
             error=FitError(mape=2.0, median_error=1.0, rows=4),
+        ),
+        energy=NetworkModel(
+            form="constant_power",
+            params={"power_w": 4.0, "upper_w": 5.0},
+            provenance="derived",
+            source="a sheet",
+            coverage=0.9,
         ),
         ops=[OpTiming(kind=op[0], shape=op[1], precision=op[2], timing=timing, energy=energy)],
         networks=[
@@ -263,6 +271,13 @@ def test_every_shipped_profile_is_of_this_schema() -> None:
         assert load_profile(path).schema_version == SCHEMA_VERSION == 3
 
 
+def test_a_file_without_an_energy_model_is_of_this_schema_too(tmp_path: Path) -> None:
+    document = {"schema_version": 3, **whole().model_dump(mode="json")}
+    del document["energy"]
+    (tmp_path / "p.json").write_text(json.dumps(document))
+    assert load_profile(tmp_path / "p.json") == whole().model_copy(update={"energy": None})
+
+
 @pytest.mark.parametrize(("schema", "says"), [(1, "older"), (2, "older"), (99, "newer")])
 def test_other_schemas_are_said(tmp_path: Path, schema: int, says: str) -> None:
     path = tmp_path / "p.json"
@@ -282,6 +297,8 @@ def test_other_schemas_are_said(tmp_path: Path, schema: int, says: str) -> None:
         ({"precisions": ["int3"]}, "unknown precision"),
         ({"runtime": {"name": "torch", "native": "fp32"}}, "runtime.name"),
         ({"power": {"watts": 1}}, "power.watts"),
+        ({"energy": {"form": "constant_power", "params": {"power_w": "much"}}}, "energy."),
+        ({"energy": 20.0}, "energy"),
         ({"ops": [{"kind": "linear", "shape": [2**31, 1, 1], "precision": "fp32"}]}, "ops.0"),
     ],
 )

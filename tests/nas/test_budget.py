@@ -24,6 +24,12 @@ from nas.errors import UsageError
         ("weights<=1.2MB", Budget("weights", 1.2e6)),
         ("MACs<=1e6", Budget("macs", 1e6)),
         ("latency<=0.5*max", Budget("latency", 0.5, relative=True)),
+        ("energy<=20mJ", Budget("energy", 20.0)),
+        ("20mJ", Budget("energy", 20.0)),
+        ("energy <= 250 nJ", Budget("energy", 250e-6)),
+        ("energy<=3µJ", Budget("energy", 3e-3)),
+        ("energy<=0.5J", Budget("energy", 500.0)),
+        ("energy<=0.5*max", Budget("energy", 0.5, relative=True)),
     ],
 )
 def test_reads_what_users_type(text: str, budget: Budget) -> None:
@@ -44,7 +50,8 @@ def test_reads_what_users_type(text: str, budget: Budget) -> None:
         ("1e999ms", "more than zero"),
         ("latency>=5ms", "no upper limit"),
         ("speed<=5ms", "nothing known"),
-        ("energy<=20mJ", "energy"),
+        ("energy<=20", "Give one of nj, uj"),
+        ("energy<=20W", "no unit 'W'"),
         ("params<=0.5ms*max", "has no unit"),
         ("1.2.3ms", "cannot read the number"),
     ],
@@ -67,8 +74,8 @@ def test_a_quantity_is_limited_once() -> None:
     relative=st.booleans(),
 )
 def test_text_reads_back(quantity: str, limit: float, relative: bool) -> None:
-    budget = Budget(quantity, limit if relative or quantity == "latency" else round(limit) + 1.0)
-    budget = Budget(budget.quantity, budget.limit, relative)
+    whole = quantity not in ("latency", "energy") and not relative
+    budget = Budget(quantity, round(limit) + 1.0 if whole else limit, relative)
     assert parse_budget(str(budget)).limit == pytest.approx(budget.limit, rel=1e-2)
     assert parse_budget(str(budget)).quantity == quantity
 

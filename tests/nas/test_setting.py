@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import search_spaces
+from hw_profiles.profile import NetworkModel, PowerSource
 from nas.budget import Budget, parse_budgets
-from nas.errors import BudgetError, NotFoundError
+from nas.errors import BudgetError, NotFoundError, UsageError
 from nas.setting import Setting, with_capacities
 from nas.targets import resolve_target
 
@@ -92,3 +93,37 @@ def test_the_smaller_of_budget_and_capacity_counts(
     budgets = [Budget("latency", 5.0)] + ([Budget("memory", asked)] if asked else [])
     found = {b.quantity: b.limit for b in with_capacities(budgets, [Budget("memory", held)])}
     assert found == {"latency": 5.0, "memory": left}
+
+
+def test_energy_is_limited_only_where_the_target_has_figures() -> None:
+    model = NetworkModel(
+        form="constant_power",
+        params={"power_w": 200.0, "upper_w": 300.0},
+        provenance="derived",
+        source="made up",
+        coverage=0.9,
+    )
+    board = A100.model_copy(update={"energy": model})
+    made = Setting(SPACE, board, 1, parse_budgets(["energy<=0.5*max"]))
+    (reach,) = made.require_reachable()
+    assert reach.largest == pytest.approx(300.0 * made.costs.extreme("latency_ms_upper", True)[0])
+    assert made.budgets[0].limit == pytest.approx(reach.largest / 2)
+    genomes = made.candidates.choices.sample(500, np.random.default_rng(0))
+    costs = made.costs_of(genomes)
+    assert ((made.violation(genomes) <= 0) == (costs["energy_mj_upper"] <= reach.largest / 2)).all()
+    fields = made.trial_fields(genomes[0])
+    assert (fields["energy_mj"], fields["energy_mj_upper"]) == (
+        costs["energy_mj"][0],
+        costs["energy_mj_upper"][0],
+    )
+    blind = A100.model_copy(
+        update={"energy": None, "power": PowerSource(why_not="not measurable here: no counter")}
+    )
+    with pytest.raises(
+        UsageError, match=r"objective: not measurable here: no counter\. "
+    ) as caught:
+        Setting(SPACE, blind, 1, parse_budgets(["energy<=20mJ"]))
+    assert caught.value.exit_code == 2
+    plain = Setting(SPACE, blind)
+    plain.require_figures(["quality", "latency_ms_upper", "macs"])
+    assert plain.trial_fields(genomes[0])["energy_mj"] is None

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import search_spaces
 from hw_profiles.op import PRECISIONS, Op
 from nas.candidate import CandidateSpace
-from predictors.costs import COLUMNS, CostModel
+from predictors.cost_columns import COLUMNS, ENERGY_COLUMNS
+from predictors.costs import CostModel
+from predictors.energy import EnergyPredictor
 from predictors.latency import LatencyPredictor
 
 SCHEMES = ("fp32", "int8", "int4_wo")
@@ -35,16 +37,37 @@ class AnalyticLatency(LatencyPredictor):
         return latency, 1.1 * latency
 
 
+class AnalyticEnergy(EnergyPredictor):
+    """Two millijoules a million MACs, and a tenth of that a launch."""
+
+    n_features = 2
+    coverage = 0.9
+    provenance = "an analytic device"
+
+    def op_features(self, ops: Sequence[Op]) -> np.ndarray:
+        return np.array([[2e-6 * op.macs, 0.2] for op in ops])
+
+    def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        energy = features.sum(axis=1)
+        return energy, 1.2 * energy
+
+
 JOINT = CandidateSpace(search_spaces.get("vit", "digits"), SCHEMES)
-MODEL = CostModel(JOINT.space, JOINT.choices, SCHEMES, AnalyticLatency(), batch_size=3)
+PARTS = (JOINT.space, JOINT.choices, SCHEMES, AnalyticLatency())
+MODEL = CostModel(*PARTS, batch_size=3)
+METERED = CostModel(*PARTS, batch_size=3, energy=AnalyticEnergy())
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_tables_add_up_to_the_sum_over_ops(seed: int) -> None:
     genomes = JOINT.choices.sample(3, np.random.default_rng(seed))
-    costs = MODEL.costs(genomes)
-    assert tuple(costs) == COLUMNS
+    costs = METERED.costs(genomes)
+    assert tuple(costs) == METERED.columns == COLUMNS + ENERGY_COLUMNS
+    alone = MODEL.costs(genomes)
+    assert tuple(alone) == MODEL.columns == COLUMNS
+    for name, values in alone.items():
+        np.testing.assert_array_equal(values, costs[name])  # energy beside it changes nothing
     for row, genome in enumerate(genomes):
         candidate = JOINT.decode(genome)
         work = JOINT.space.workload(candidate.architecture, 3)
@@ -60,6 +83,10 @@ def test_tables_add_up_to_the_sum_over_ops(seed: int) -> None:
         )
         assert costs["latency_ms"][row] == pytest.approx(expected[0][0])
         assert costs["latency_ms_upper"][row] == pytest.approx(expected[1][0])
+        features = AnalyticEnergy().op_features(calls).sum(axis=0, keepdims=True)
+        energy, upper = AnalyticEnergy().predict(features)
+        assert costs["energy_mj"][row] == pytest.approx(energy[0])
+        assert costs["energy_mj_upper"][row] == pytest.approx(upper[0])
         assert costs["weight_bytes"][row] == stored
         assert costs["params"][row] == sum(item.params for _, item in work)
         assert costs["macs"][row] == sum(item.op.macs for _, item in work)
@@ -75,14 +102,14 @@ def test_inactive_genes_cost_nothing() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("column", COLUMNS + ENERGY_COLUMNS)
 def test_extremes_bound_every_sample(column: str) -> None:
-    sample = MODEL.costs(JOINT.choices.sample(5000, np.random.default_rng(1)))[column]
-    low, smallest = MODEL.extreme(column, largest=False)
-    high, largest = MODEL.extreme(column, largest=True)
+    sample = METERED.costs(JOINT.choices.sample(5000, np.random.default_rng(1)))[column]
+    low, smallest = METERED.extreme(column, largest=False)
+    high, largest = METERED.extreme(column, largest=True)
     assert low <= sample.min() <= sample.max() <= high
-    assert MODEL.costs(smallest[None, :])[column][0] == pytest.approx(low)
-    assert MODEL.costs(largest[None, :])[column][0] == pytest.approx(high)
+    assert METERED.costs(smallest[None, :])[column][0] == pytest.approx(low)
+    assert METERED.costs(largest[None, :])[column][0] == pytest.approx(high)
 
 
 def test_int8_stores_fewer_bytes_than_fp32() -> None:

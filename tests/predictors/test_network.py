@@ -136,10 +136,10 @@ def test_ops_that_were_not_timed_lie_on_the_line_between() -> None:
     known = [OPS[i] for i in order[: len(OPS) // 2]]
     unknown = [o.op for o in OPS if o not in known and o.kind == "linear"]
     assert len(unknown) > 50
-    times = MeasuredOps(known).predict_ms(unknown)
+    times = MeasuredOps(known).predict(unknown)
     np.testing.assert_allclose(times, [true_ms(o) for o in unknown], rtol=0.05)
     timed = [o.op for o in known]
-    np.testing.assert_array_equal(MeasuredOps(known).predict_ms(timed), [true_ms(o) for o in timed])
+    np.testing.assert_array_equal(MeasuredOps(known).predict(timed), [true_ms(o) for o in timed])
 
 
 def test_mixed_policies_are_predicted_as_well_as_uniform_ones() -> None:

@@ -143,3 +143,4 @@ def test_a_database_of_an_older_schema_is_read(old: Path, tmp_path: Path) -> Non
     assert {t.origin["kind"] for t in study.trials} == {"design"}
     assert study.front
     assert all(0.2 < row.quality < 1 and row.latency_ms_upper <= 0.3 for row in study.front)
+    assert not study.has_energy
