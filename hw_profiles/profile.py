@@ -253,6 +253,10 @@ class DeviceProfile(_Strict):
     precisions: list[str] = Field(min_length=1, description="offered, native first")
     op_models: list[OpModel] = Field(default_factory=list)
     network: NetworkModel | None = None
+    space_networks: dict[str, NetworkModel] = Field(
+        default_factory=dict,
+        description="the same calibrated on one space's networks alone, by `space:preset`",
+    )
     energy: NetworkModel | None = Field(
         default=None, description="of one forward pass of a whole batch, idle power included"
     )
@@ -271,6 +275,17 @@ class DeviceProfile(_Strict):
         if unknown:
             raise ValueError(f"unknown precision {unknown[0]!r}")
         return self
+
+    def calibrated_for(self, space: str, preset: str) -> DeviceProfile:
+        """The profile with how op times add up in that space, and the networks that say so.
+
+        Itself where the space has no model of its own.
+        """
+        model = self.space_networks.get(f"{space}:{preset}")
+        if model is None:
+            return self
+        own = [n for n in self.networks if (n.space, n.preset) == (space, preset)]
+        return self.model_copy(update={"network": model, "networks": own, "space_networks": {}})
 
     def fingerprint(self) -> str:
         """A short hash of the whole content."""

@@ -53,7 +53,7 @@ from hw_profiles.watch import Watch
 from nas.probes import Networks, architectures, chosen_spaces, wanted_ops
 from nas.quantization.schemes import schemes_of
 from predictors.energy_network import fit_energy_model
-from predictors.network import FEWEST_NETWORKS, fit_network_model
+from predictors.network import FEWEST_NETWORKS, fit_network_model, fit_space_models
 
 PROCESSES = 4
 TIME_LIMIT_S = 110.0
@@ -62,7 +62,7 @@ EXPORT_SHARE, MEASURE_SHARE = 0.4, 0.95
 #: Share of the time limit for energy, where it can be measured.
 ENERGY_SHARE = 0.3
 #: Architectures of a space that get timed as whole networks, and of them those kept out of fits.
-ARCHITECTURES, HELD_OUT_EVERY = 16, 4
+ARCHITECTURES, FEWEST_ARCHITECTURES, HELD_OUT_EVERY = 16, 4, 4
 #: Packages whose versions a profile names, the runtime's own first; PyTorch's unless given.
 PACKAGES = {
     "onnxruntime": ("onnxruntime", "onnx", "torch"),
@@ -117,15 +117,15 @@ def profile_device(
     ops = wanted_ops(asked, precisions, batch_size, rng)
     with tempfile.TemporaryDirectory() as folder, Watch(harness.device) as watch:
         networks = Networks(harness, batch_size, precisions, Path(folder))
-        for space, whole in asked:
-            if not whole:
-                continue
-            for i, arch in enumerate(architectures(space, ARCHITECTURES, rng)):
-                spent = (time.monotonic() - begin) / time_limit_s
-                if spent > EXPORT_SHARE and i >= 4:
-                    break
-                progress(f"networks: {len(networks.jobs)}", spent)
-                networks.add(space, arch, i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1, rng)
+        drawn = [
+            (space, architectures(space, ARCHITECTURES, rng)) for space, whole in asked if whole
+        ]
+        for i, (space, archs) in itertools.product(range(ARCHITECTURES), drawn):
+            spent = (time.monotonic() - begin) / time_limit_s
+            if spent > EXPORT_SHARE and i >= FEWEST_ARCHITECTURES:
+                break
+            progress(f"networks: {len(networks.jobs)}", spent)
+            networks.add(space, archs[i], i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1, rng)
         op_jobs = [op_job(op, harness) for op in ops]
         with open_meter(harness.device) as meter:
             energy_s = ENERGY_SHARE * time_limit_s if meter.available else 0.0
@@ -323,6 +323,7 @@ def _assemble(
         ),
         precisions=precisions,
         network=fit_network_model(timed_ops, timed, drift),
+        space_networks=fit_space_models(timed_ops, timed, drift),
         energy=energy,
         power=power,
         ops=timed_ops,

@@ -48,6 +48,8 @@ class Reach:
                 f"budget {self.budget} does not bind: the whole space reaches from {low} to {high}"
             )
         share = f"{self.share:.1%}" if self.share >= 0.001 else "less than 0.1%"
+        if self.share > 0.999:
+            share = "nearly all"
         return f"budget {self.budget}: {share} of the space meets it; it reaches {low} to {high}"
 
 
@@ -87,6 +89,7 @@ class Setting:
                 f"{', '.join(map(str, sorted(timed)))}, not {batch_size}.",
                 f"Measure with `nas profile --batch-size {batch_size}`.",
             )
+        calibrated = profile.calibrated_for(space.name, space.preset)
         self.profile = profile
         self.batch_size = batch_size
         self.candidates = CandidateSpace(space, tuple(offered))
@@ -94,12 +97,12 @@ class Setting:
             space,
             self.candidates.choices,
             offered,
-            latency_predictor(profile),
+            latency_predictor(calibrated),
             batch_size,
             native=profile.precisions[0],
             plans_buffers=profile.runtime.plans_buffers,
             weights_in_flash=profile.device.flash_bytes is not None,
-            energy=energy_predictor(profile),
+            energy=energy_predictor(calibrated),
         )
         self.require_figures(budget.column for budget in budgets)
         self._last: tuple[bytes, dict[str, NDArray[np.float64]]] = (b"", {})

@@ -403,6 +403,31 @@ def _measured(networks: Sequence[NetworkTiming], quantity: Quantity) -> Array:
     return np.array([quantity.value(n) for n in networks])
 
 
+def fit_space_models(
+    ops: Sequence[OpTiming], networks: Sequence[NetworkTiming], drift: Sequence[float] = ()
+) -> dict[str, NetworkModel]:
+    """`fit_network_model` for each of several spaces, from its own networks alone.
+
+    What is added to the sum of ops differs between families by some percent: how many ops a runtime
+    fuses, how many stay in its caches. Spaces with too few networks are left to the common model.
+
+    Returns:
+        `space:preset` -> model; empty where all networks are of one space.
+    """
+    members: dict[str, list[NetworkTiming]] = {}
+    for network in networks:
+        members.setdefault(f"{network.space}:{network.preset}", []).append(network)
+    if len(members) < 2:
+        return {}
+    found = {}
+    for name, own in sorted(members.items()):
+        try:
+            found[name] = fit_network_model(ops, own, drift)
+        except ProfileError:  # too few
+            continue
+    return found
+
+
 def _architecture(network: NetworkTiming) -> str:
     """What networks of equal shapes and any precisions share."""
     return repr([(kind, shape) for kind, shape, _ in network.ops])

@@ -24,7 +24,7 @@ from nas.probes import Probe, ops_of, policies
 from predictors.costs import CostModel
 from predictors.latency import latency_predictor
 from predictors.metrics import coverage, mape
-from predictors.network import Calibration, MeasuredOps, fit_network_model
+from predictors.network import Calibration, MeasuredOps, fit_network_model, fit_space_models
 
 SPACE = search_spaces.get("vit", "digits")
 PRECISIONS = ("fp32", "int8", "int4_wo")
@@ -190,3 +190,34 @@ def test_what_a_profile_does_not_know_is_said() -> None:
     broken = made.network.model_copy(update={"params": {"constant_ms": 0.0}})
     with pytest.raises(ProfileError, match="broken numbers"):
         latency_predictor(made.model_copy(update={"network": broken}))
+
+
+def test_a_space_that_adds_up_otherwise_has_a_model_of_its_own(tmp_path: Path) -> None:
+    made = profile()
+    slower = [
+        n.model_copy(update={"space": "other", "timing": timing(1.2 * n.timing.median_ms)})
+        for n in timed_networks(60, 1, 0.01)
+    ]
+    few = [n.model_copy(update={"space": "rare"}) for n in timed_networks(5, 2, 0.01)]
+    networks = [*made.networks, *slower, *few]
+    models = fit_space_models(OPS, networks)
+    assert set(models) == {f"{SPACE.name}:{SPACE.preset}", f"other:{SPACE.preset}"}
+    both = made.model_copy(
+        update={
+            "networks": networks,
+            "network": fit_network_model(OPS, networks),
+            "space_networks": models,
+        }
+    )
+    both.save(tmp_path / "p.json")
+    again = load_profile(tmp_path / "p.json")
+    for space, factor in ((SPACE.name, 1.0), ("other", 1.2)):
+        own = again.calibrated_for(space, SPACE.preset)
+        assert {n.space for n in own.networks} == {space}
+        predictor = latency_predictor(own)
+        others = timed_networks(100, 7, 0.01)
+        features = np.array([predictor.op_features(n.workload()).sum(axis=0) for n in others])
+        measured = [factor * n.timing.median_ms for n in others]
+        assert mape(measured, predictor.predict(features)[0]) < 3
+    assert again.calibrated_for("rare", SPACE.preset) is again
+    assert fit_space_models(OPS, made.networks) == {}
