@@ -25,6 +25,8 @@ from predictors.accuracy import AccuracyPredictor
 from search_spaces.choices import Genomes
 
 BATCH = 8
+BATCH_SHARE = 1 / 8
+"""Trials of a batch: at least so many, or so large a share of those before it."""
 MIN_FITTED = 5
 SHORTLIST = 512
 """Genomes of a pool that stay in the running for the trials of its batch."""
@@ -95,7 +97,7 @@ class Guided(GenomeSampler):
                 if identity(genome) not in seen:
                     self.origin = {"kind": "design"}
                     return np.asarray(genome)
-        start = len(told) - max(len(told) - self.n_design, 0) % BATCH
+        start = self._start(len(told))
         if told.complete[:start].sum() >= MIN_FITTED and self.problem.costly:
             if self._batch is None or self._batch.start != start:
                 self._batch = self._learn(told, start)
@@ -107,6 +109,13 @@ class Guided(GenomeSampler):
         if drawn is None:
             raise SpaceExhausted
         return drawn
+
+    def _start(self, n: int) -> int:
+        """Trials told before the batch that the trial after `n` told ones is in."""
+        start = min(n, self.n_design)
+        while (end := start + max(BATCH, int(BATCH_SHARE * start))) <= n:
+            start = end
+        return start
 
     def _learn(self, told: Told, start: int) -> _Batch:
         """Fit the predictors to the first `start` trials and search on their predictions."""
