@@ -66,6 +66,7 @@ class GaussianProcess:
         )
         self.loss_ = float(found.fun)
         self._weights, self._slopes, self._smooth, self._noise = self._hyperparameters(found.x)
+        self._x = x[:0]
         return self.condition(x, y)
 
     def prepare(self, x: Floats) -> None:
@@ -141,28 +142,75 @@ class GaussianProcess:
         return kernel
 
     def condition(self, x: Floats, y: Floats) -> Self:
-        """Take other observations, (n, columns) and (n,), under the weights learnt already."""
+        """Take other observations, (n, columns) and (n,), under the weights learnt already.
+
+        Rows that follow those taken before are added one after another, so that the outcome does
+        not depend on how many came at a time.
+        """
+        n = len(self._x)
+        if n and n <= len(x) and (x[:n] == self._x).all():
+            for row in range(n, len(x)):
+                self._add(x[row : row + 1])
+        else:
+            self._replace(x)
+        self._y = y
+        self._alpha = self._root.T @ (self._root @ y)
+        if not self._smooth:
+            self._effects = (self._centred(x) * self._slopes[self.groups]).T @ self._alpha
+        return self
+
+    def _replace(self, x: Floats) -> None:
+        """Take the rows in place of all others."""
         kernel = self._kernel(x, x)
         kernel[np.diag_indices_from(kernel)] += self._noise + JITTER
         factor = cholesky(kernel, lower=True, check_finite=False)
         # The factor's inverse: a product with it is faster than solving anew for many rows.
         self._x = x
-        root = solve_triangular(factor, np.eye(len(y)), lower=True, check_finite=False)
+        root = solve_triangular(factor, np.eye(len(x)), lower=True, check_finite=False)
         self._root = np.asfortranarray(root)
-        self._alpha = self._root.T @ (self._root @ y)
-        precision = (self._root**2).sum(axis=0)
-        self.left_out_ = y - self._alpha / precision
-        # Mean log density of each response given all others.
-        self.log_density_ = float(
-            np.mean(0.5 * np.log(precision / (2 * np.pi)) - 0.5 * self._alpha**2 / precision)
-        )
-        self.noise_std_ = float(np.sqrt(self._noise))
         if not self._smooth:
             slopes = self._slopes[self.groups]
             explained = self._root @ (self._centred(x) * slopes)
-            self._effects = (self._centred(x) * slopes).T @ self._alpha
             self._left = np.diag(slopes) - explained.T @ explained
-        return self
+
+    def _add(self, x: Floats) -> None:
+        """Take one more row, (1, columns): a row more of the factor's inverse."""
+        n = len(self._x)
+        beside = self._root @ self._kernel(self._x, x)[:, 0]
+        own = self._kernel(x, x)[0, 0] + self._noise + JITTER
+        pivot = np.sqrt(own - beside @ beside)
+        root = np.zeros((n + 1, n + 1), order="F")
+        root[:n, :n] = self._root
+        root[n, :n] = -(beside @ self._root) / pivot
+        root[n, n] = 1 / pivot
+        self._x, self._root = np.concatenate([self._x, x]), root
+        if not self._smooth:
+            explained = root[n] @ (self._centred(self._x) * self._slopes[self.groups])
+            self._left = self._left - np.outer(explained, explained)
+
+    @property
+    def _precision(self) -> Floats:
+        """Of each response given all others, (n,)."""
+        precision: Floats = (self._root**2).sum(axis=0)
+        return precision
+
+    @property
+    def left_out_(self) -> Floats:
+        """Mean of each response given all others, (n,)."""
+        left_out: Floats = self._y - self._alpha / self._precision
+        return left_out
+
+    @property
+    def log_density_(self) -> float:
+        """Mean log density of each response given all others."""
+        precision = self._precision
+        density = 0.5 * np.log(precision / (2 * np.pi)) - 0.5 * self._alpha**2 / precision
+        return float(density.mean())
+
+    @property
+    def noise_std_(self) -> float:
+        """Noise of a response."""
+        return float(np.sqrt(self._noise))
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the noise-free response, (n,) each."""

@@ -151,6 +151,29 @@ def test_leave_one_out_is_what_leaving_one_out_gives():
     assert model.predict(x[3:4])[0][0] == pytest.approx(left_out, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 1000))
+def test_rows_added_at_any_pace_are_rows_taken_at_once(kind, cut, seed):
+    genomes, y = data(30, seed, 0.01)
+    rows = genomes.astype(float)
+    encoder = Encoder.of(CHOICES, rows[:10])
+    x, standard = encoder(rows), (y - y.mean()) / y.std()
+    unseen = encoder(data(15, seed + 1)[0].astype(float))
+
+    def predicted(*numbers):
+        model = GaussianProcess(kind, encoder.groups(), encoder.families())
+        model.fit(x[:10], standard[:10])
+        for n in numbers:
+            model.condition(x[:n], standard[:n])
+        return np.stack(model.predict(unseen))
+
+    together = predicted(30)
+    np.testing.assert_array_equal(predicted(*range(10, 30, cut), 30), together)
+    np.testing.assert_allclose(predicted(cut, 30), together, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(predicted(1, 30), together, rtol=1e-6, atol=1e-8)
+
+
 def test_wrong_rows_are_refused():
     genomes, y = data(10, 9)
     model = AccuracyPredictor(CHOICES).fit(genomes, y)
