@@ -6,7 +6,7 @@ matrix product, so that the gradient with respect to every gene's weight costs n
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,14 @@ PRIOR_SLOPE = (0.0, 1.5)
 PRIOR_NOISE = (-5.0, 1.5)
 # Hyper-parameters stay within so many prior standard deviations.
 BOUND = 4.0
+
+
+class _Rows(NamedTuple):
+    """Columns (n, columns), and what the kernel makes of them: centred, and scaled by weight."""
+
+    x: Floats
+    centred: Floats
+    scaled: Floats
 
 
 class GaussianProcess:
@@ -58,7 +66,7 @@ class GaussianProcess:
         found = minimize(
             self.loss,
             start,
-            args=(x, y),
+            args=(y,),
             jac=True,
             method="L-BFGS-B",
             bounds=[(-BOUND, BOUND)] * len(start),
@@ -66,7 +74,7 @@ class GaussianProcess:
         )
         self.loss_ = float(found.fun)
         self._weights, self._slopes, self._smooth, self._noise = self._hyperparameters(found.x)
-        self._x = x[:0]
+        self._replace(x)
         return self.condition(x, y)
 
     def prepare(self, x: Floats) -> None:
@@ -90,6 +98,7 @@ class GaussianProcess:
         }[self.kind]
         amplitudes = np.eye(2)[:, 1:] if self.kind == "linear" else np.eye(2)
         self._free = block_diag(weights, slopes, amplitudes)
+        self._learnt_from = x, x**2, self._centred(x)
 
     def _hyperparameters(self, step: Floats) -> tuple[Floats, Floats, float, float]:
         """Weights and slopes (genes,), smooth and noise, `step` prior deviations off."""
@@ -98,16 +107,15 @@ class GaussianProcess:
         smooth = 0.0 if self.kind == "linear" else float(theta[-2])
         return theta[:n], theta[n:-2], smooth, float(theta[-1])
 
-    def loss(self, step: Floats, x: Floats, y: Floats) -> tuple[float, Floats]:
+    def loss(self, step: Floats, y: Floats) -> tuple[float, Floats]:
         """Negative log posterior of the free hyper-parameters, and its gradient.
 
         Args:
             step: prior standard deviations away from the prior mean, (free,).
-            x: columns, (n, columns).
-            y: responses, (n,).
+            y: responses to the columns that were prepared for, (n,).
         """
         weights, slopes, smooth, noise = self._hyperparameters(step)
-        z = self._centred(x)
+        x, squared, z = self._learnt_from
         kernel = (z * slopes[self.groups]) @ z.T
         if smooth:
             scaled = x * np.sqrt(weights[self.groups])
@@ -124,7 +132,7 @@ class GaussianProcess:
         if smooth:
             m = outer * k_smooth
             # sum_ij m_ij (x_i - x_j)^2 of every column, without a table of the differences.
-            per_column = 2 * (m.sum(axis=0) @ x**2 - (x * (m @ x)).sum(axis=0))
+            per_column = 2 * (m.sum(axis=0) @ squared - (x * (m @ x)).sum(axis=0))
             weight_gradient = -0.5 * weights * (per_column @ self._membership)
             smooth_gradient = m.sum()
         gradient = np.concatenate(
@@ -132,11 +140,14 @@ class GaussianProcess:
         )
         return float(value), self._free.T @ (gradient * self._prior_std) + step
 
-    def _kernel(self, a: Floats, b: Floats) -> Floats:
-        kernel: Floats = (self._centred(a) * self._slopes[self.groups]) @ self._centred(b).T
+    def _rows(self, x: Floats) -> _Rows:
+        root = np.sqrt(self._weights[self.groups])
+        return _Rows(x, self._centred(x), x * root if self._smooth else x)
+
+    def _kernel(self, a: _Rows, b: _Rows) -> Floats:
+        kernel: Floats = (a.centred * self._slopes[self.groups]) @ b.centred.T
         if self._smooth:
-            root = np.sqrt(self._weights[self.groups])
-            smooth = _squared_distances(a * root, b * root)
+            smooth = _squared_distances(a.scaled, b.scaled)
             smooth *= -0.5
             kernel += self._smooth * np.exp(smooth, out=smooth)
         return kernel
@@ -147,8 +158,8 @@ class GaussianProcess:
         Rows that follow those taken before are added one after another, so that the outcome does
         not depend on how many came at a time.
         """
-        n = len(self._x)
-        if n and n <= len(x) and (x[:n] == self._x).all():
+        n = len(self._seen.x)
+        if n <= len(x) and (x[:n] == self._seen.x).all():
             for row in range(n, len(x)):
                 self._add(x[row : row + 1])
         else:
@@ -156,36 +167,37 @@ class GaussianProcess:
         self._y = y
         self._alpha = self._root.T @ (self._root @ y)
         if not self._smooth:
-            self._effects = (self._centred(x) * self._slopes[self.groups]).T @ self._alpha
+            self._effects = (self._seen.centred * self._slopes[self.groups]).T @ self._alpha
         return self
 
     def _replace(self, x: Floats) -> None:
         """Take the rows in place of all others."""
-        kernel = self._kernel(x, x)
+        self._seen = self._rows(x)
+        kernel = self._kernel(self._seen, self._seen)
         kernel[np.diag_indices_from(kernel)] += self._noise + JITTER
         factor = cholesky(kernel, lower=True, check_finite=False)
         # The factor's inverse: a product with it is faster than solving anew for many rows.
-        self._x = x
         root = solve_triangular(factor, np.eye(len(x)), lower=True, check_finite=False)
         self._root = np.asfortranarray(root)
         if not self._smooth:
             slopes = self._slopes[self.groups]
-            explained = self._root @ (self._centred(x) * slopes)
+            explained = self._root @ (self._seen.centred * slopes)
             self._left = np.diag(slopes) - explained.T @ explained
 
     def _add(self, x: Floats) -> None:
         """Take one more row, (1, columns): a row more of the factor's inverse."""
-        n = len(self._x)
-        beside = self._root @ self._kernel(self._x, x)[:, 0]
-        own = self._kernel(x, x)[0, 0] + self._noise + JITTER
+        n, row = len(self._seen.x), self._rows(x)
+        beside = self._root @ self._kernel(self._seen, row)[:, 0]
+        own = self._kernel(row, row)[0, 0] + self._noise + JITTER
         pivot = np.sqrt(own - beside @ beside)
         root = np.zeros((n + 1, n + 1), order="F")
         root[:n, :n] = self._root
         root[n, :n] = -(beside @ self._root) / pivot
         root[n, n] = 1 / pivot
-        self._x, self._root = np.concatenate([self._x, x]), root
+        self._root = root
+        self._seen = _Rows(*(np.concatenate(pair) for pair in zip(self._seen, row, strict=True)))
         if not self._smooth:
-            explained = root[n] @ (self._centred(self._x) * self._slopes[self.groups])
+            explained = root[n] @ (self._seen.centred * self._slopes[self.groups])
             self._left = self._left - np.outer(explained, explained)
 
     @property
@@ -220,10 +232,11 @@ class GaussianProcess:
 
     def _predict(self, x: Floats) -> tuple[Floats, Floats]:
         """Mean and variance."""
-        z = self._centred(x)
+        rows = self._rows(x)
+        z = rows.centred
         if not self._smooth:  # as many numbers a row as columns, not as observations
             return z @ self._effects, ((z @ self._left) * z).sum(axis=1)
-        cross = self._kernel(x, self._x)
+        cross = self._kernel(rows, self._seen)
         part = dtrmm(1.0, self._root, cross.T, lower=1)
         explained = np.einsum("ij,ij->j", part, part)
         prior = self._smooth + (z**2) @ self._slopes[self.groups]

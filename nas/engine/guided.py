@@ -25,7 +25,7 @@ from predictors.accuracy import AccuracyPredictor
 from search_spaces.choices import Genomes
 
 BATCH = 8
-BATCH_SHARE = 1 / 8
+BATCH_SHARE = 1 / 12
 """Trials of a batch: at least so many, or so large a share of those before it."""
 MIN_FITTED = 5
 SHORTLIST = 512
