@@ -100,6 +100,8 @@ class GaussianProcess:
         amplitudes = np.eye(2)[:, 1:] if self.kind == "linear" else np.eye(2)
         self._free = block_diag(weights, slopes, amplitudes)
         self._learnt_from = x, x**2, self._centred(x)
+        # Fresh memory for each matrix of each step would cost as much as the arithmetic.
+        self._work = np.empty((3, len(x), len(x)))
 
     def _hyperparameters(self, step: Floats) -> tuple[Floats, Floats, float, float]:
         """Weights and slopes (genes,), smooth and noise, `step` prior deviations off."""
@@ -117,34 +119,39 @@ class GaussianProcess:
         """
         weights, slopes, smooth, noise = self._hyperparameters(step)
         x, squared, z = self._learnt_from
+        kernel, k_smooth, outer = self._work
         # A product with the array's own transpose is half the work of any other.
         scaled = z * np.sqrt(slopes[self.groups])
-        kernel = scaled @ scaled.T
+        np.matmul(scaled, scaled.T, out=kernel)
         if smooth:
-            scaled = x * np.sqrt(weights[self.groups])
-            product = scaled @ scaled.T
-            half = 0.5 * np.diag(product)
-            product -= half[:, None]
-            product -= half[None, :]
-            k_smooth = smooth * np.exp(np.minimum(product, 0.0, out=product), out=product)
+            np.multiply(x, np.sqrt(weights[self.groups]), out=scaled)
+            np.matmul(scaled, scaled.T, out=k_smooth)
+            half = 0.5 * np.diag(k_smooth)
+            k_smooth -= half[:, None]
+            k_smooth -= half[None, :]
+            np.exp(np.minimum(k_smooth, 0.0, out=k_smooth), out=k_smooth)
+            k_smooth *= smooth
             kernel += k_smooth
         kernel[np.diag_indices_from(kernel)] += noise + JITTER
-        factor = cholesky(kernel, lower=True, check_finite=False)
-        root, _ = dtrtri(factor, lower=1)
-        inverse = root.T @ root
+        factor = cholesky(kernel.T, lower=True, overwrite_a=True, check_finite=False)
+        log_determinant = 2 * np.log(np.diag(factor)).sum()
+        root, _ = dtrtri(factor, lower=1, overwrite_c=1)
+        inverse = np.matmul(root.T, root, out=outer)
         alpha = inverse @ y
-        value = 0.5 * y @ alpha + np.log(np.diag(factor)).sum() + 0.5 * step @ step
-        outer = 0.5 * (inverse - np.outer(alpha, alpha))
-        slope_gradient = slopes * ((z * (outer @ z)).sum(axis=0) @ self._membership)
+        value = 0.5 * (y @ alpha + log_determinant + step @ step)
+        outer -= np.multiply(alpha[:, None], alpha[None, :], out=kernel)
+        outer *= 0.5
+        trace = np.trace(outer)
+        slope_gradient = slopes * (np.einsum("ij,ij->j", z, outer @ z) @ self._membership)
         weight_gradient, smooth_gradient = np.zeros_like(weights), 0.0
         if smooth:
-            m = outer * k_smooth
+            m = np.multiply(outer, k_smooth, out=outer)
             # sum_ij m_ij (x_i - x_j)^2 of every column, without a table of the differences.
-            per_column = 2 * (m.sum(axis=0) @ squared - (x * (m @ x)).sum(axis=0))
+            per_column = 2 * (m.sum(axis=0) @ squared - np.einsum("ij,ij->j", x, m @ x))
             weight_gradient = -0.5 * weights * (per_column @ self._membership)
             smooth_gradient = m.sum()
         gradient = np.concatenate(
-            [weight_gradient, slope_gradient, [smooth_gradient, noise * np.trace(outer)]]
+            [weight_gradient, slope_gradient, [smooth_gradient, noise * trace]]
         )
         return float(value), self._free.T @ (gradient * self._prior_std) + step
 
