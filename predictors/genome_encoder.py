@@ -34,6 +34,45 @@ def ladders(choices: ChoiceSet) -> list[Genes]:
     return [np.array(genes) for genes in found.values() if len(genes) > 1]
 
 
+class GeneColumns:
+    """Genomes as columns of whole numbers, and the sums of the columns over each ladder.
+
+    An ordinal gene is one column, its step from 1; any other has one a value, 1 where it has that
+    value. An inactive gene is 0 in all its columns.
+
+    Args:
+        choices: of the genome.
+
+    Attributes:
+        genes: the gene of each column, (columns,).
+        ordinal: whether that gene has an order, (columns,).
+        ladders: genes that repeat over the layers.
+    """
+
+    def __init__(self, choices: ChoiceSet) -> None:
+        self.choices = choices
+        self.ladders = tuple(ladders(choices))
+        widths = np.array([1 if c.ordinal else len(c.values) for c in choices.choices])
+        starts = np.cumsum(widths) - widths
+        self.genes = np.repeat(np.arange(len(choices)), widths)
+        self.ordinal = np.array([c.ordinal for c in choices.choices])[self.genes]
+        # Each column's number at every step of its gene; step 0 is an inactive gene.
+        steps = np.arange(choices.sizes.max() + 1)
+        own = (np.arange(len(self.genes)) - starts[self.genes] + 1)[:, None]
+        self._numbers = np.where(self.ordinal[:, None], steps, steps == own).astype(np.float64)
+        members = [starts[genes, None] + np.arange(widths[genes[0]]) for genes in self.ladders]
+        sums = np.repeat(np.arange(len(members)), [each.shape[1] for each in members])
+        self._summed = np.zeros((len(self.genes), len(sums)))
+        for ladder, each in enumerate(members):
+            self._summed[each, np.flatnonzero(sums == ladder)] = 1.0
+
+    def __call__(self, genomes: Genes) -> tuple[Floats, Floats]:
+        """Genomes (n, genes) -> columns (n, columns) and sums (n, sums)."""
+        steps = np.where(self.choices.active(genomes), genomes + 1, 0)
+        columns = self._numbers[np.arange(len(self.genes)), steps[:, self.genes]]
+        return columns, columns @ self._summed
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Genomes and features as columns whose weighted squared distance is a kernel's.
@@ -44,63 +83,44 @@ class Encoder:
     encoder was made from.
 
     Attributes:
-        choices: of the genome.
-        ladders: genes that repeat over the layers.
+        columns: of the genes.
         mean, scale: of the sums and the features, (sums + features,).
     """
 
-    choices: ChoiceSet
-    ladders: tuple[Genes, ...]
+    columns: GeneColumns
     mean: Floats
     scale: Floats
 
     @classmethod
     def of(cls, choices: ChoiceSet, rows: Floats) -> Self:
         """The encoder for rows (n, genes + features)."""
-        found = tuple(ladders(choices))
-        more = _with_sums(choices, found, rows)
+        columns = GeneColumns(choices)
+        _, more = _columns_and_more(columns, rows)
         spread = more.std(axis=0)
-        return cls(choices, found, more.mean(axis=0), np.where(spread > 0, spread, 1.0))
+        return cls(columns, more.mean(axis=0), np.where(spread > 0, spread, 1.0))
 
     def groups(self) -> Genes:
         """For each column the gene, sum or feature it belongs to, (columns,)."""
-        counts = [1 if c.ordinal else len(c.values) for c in self.choices.choices]
-        counts += [1] * len(self.mean)
-        return np.repeat(np.arange(len(counts)), counts)
+        more = len(self.columns.choices) + np.arange(len(self.mean))
+        return np.concatenate([self.columns.genes, more])
 
     def families(self) -> Genes:
         """For each gene the ladder it is on; one of its own for any other, a sum or a feature."""
-        found = np.arange(len(self.choices) + len(self.mean))
-        for genes in self.ladders:
+        found = np.arange(len(self.columns.choices) + len(self.mean))
+        for genes in self.columns.ladders:
             found[genes] = genes[0]
         return found
 
     def __call__(self, rows: Floats) -> Floats:
         """Rows (n, genes + features) -> (n, columns)."""
-        genomes = rows[:, : len(self.choices)].astype(np.int64)
-        active = self.choices.active(genomes)
-        columns = []
-        for g, choice in enumerate(self.choices.choices):
-            size = len(choice.values)
-            if choice.ordinal:
-                columns.append(((genomes[:, g] + 1) / size * active[:, g])[:, None])
-            else:
-                hot = (genomes[:, g, None] == np.arange(size)) & active[:, g, None]
-                columns.append(hot / np.sqrt(2))
-        columns.append((_with_sums(self.choices, self.ladders, rows) - self.mean) / self.scale)
-        return np.concatenate(columns, axis=1).astype(np.float64)
+        columns, more = _columns_and_more(self.columns, rows)
+        sizes = self.columns.choices.sizes[self.columns.genes]
+        columns /= np.where(self.columns.ordinal, sizes, np.sqrt(2))
+        return np.concatenate([columns, (more - self.mean) / self.scale], axis=1)
 
 
-def _with_sums(choices: ChoiceSet, found: tuple[Genes, ...], rows: Floats) -> Floats:
-    """Sums over the ladders, then the features of the rows, (n, sums + features)."""
-    genomes = rows[:, : len(choices)].astype(np.int64)
-    active = choices.active(genomes)
-    sums = []
-    for genes in found:
-        choice = choices.choices[genes[0]]
-        values, on = genomes[:, genes], active[:, genes]
-        if choice.ordinal:
-            sums.append(((values + 1) * on).sum(axis=1))
-        else:
-            sums += [((values == v) & on).sum(axis=1) for v in range(len(choice.values))]
-    return np.column_stack([*sums, rows[:, len(choices) :]]).astype(np.float64)
+def _columns_and_more(columns: GeneColumns, rows: Floats) -> tuple[Floats, Floats]:
+    """Columns of the genes (n, columns); sums, then features of the rows, (n, sums + features)."""
+    n_genes = len(columns.choices)
+    found, sums = columns(rows[:, :n_genes].astype(np.int64))
+    return found, np.concatenate([sums, rows[:, n_genes:]], axis=1)

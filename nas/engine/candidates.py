@@ -26,6 +26,13 @@ def identity(genome: NDArray[np.int64]) -> bytes:
     return np.ascontiguousarray(genome, dtype=np.int64).tobytes()
 
 
+def identities(genomes: Genomes) -> list[bytes]:
+    """Identity of each of many canonical genomes (n, genes)."""
+    rows = np.ascontiguousarray(genomes, dtype=np.int64)
+    found: list[bytes] = rows.view(f"V{8 * rows.shape[1]}").ravel().tolist()
+    return found
+
+
 def enumerate_all(choices: ChoiceSet) -> Genomes:
     """Every canonical genome once, (cardinality, genes)."""
     genomes = np.zeros((1, len(choices)), dtype=np.int64)
@@ -67,8 +74,10 @@ def spread(choices: ChoiceSet, n: int, rng: np.random.Generator) -> Genomes:
 
 def unique(genomes: Genomes) -> Genomes:
     """Distinct rows in order of first appearance."""
-    _, first = np.unique(genomes, axis=0, return_index=True)
-    return genomes[np.sort(first)]
+    first: dict[bytes, int] = {}
+    for row, key in enumerate(identities(genomes)):
+        first.setdefault(key, row)
+    return genomes[list(first.values())]
 
 
 def neighbours(choices: ChoiceSet, genomes: Genomes) -> Genomes:
@@ -77,17 +86,19 @@ def neighbours(choices: ChoiceSet, genomes: Genomes) -> Genomes:
     An ordinal gene goes one step up or down, any other takes each of its other values. A gene that
     becomes active by that is at its first value.
     """
-    found = [genomes[:0]]
-    active = choices.active(genomes)
-    for gene, choice in enumerate(choices.choices):
-        size, on = len(choice.values), genomes[active[:, gene]]
-        for shift in (-1, 1) if choice.ordinal else range(1, size):
-            value = on[:, gene] + shift
-            moved = on[(value >= 0) & (value < size)] if choice.ordinal else on
-            moved = moved.copy()
-            moved[:, gene] = (moved[:, gene] + shift) % size
-            found.append(moved)
-    return unique(choices.canonical(np.concatenate(found)))
+    steps = [
+        (gene, shift, choice.ordinal)
+        for gene, choice in enumerate(choices.choices)
+        for shift in ((-1, 1) if choice.ordinal else range(1, len(choice.values)))
+    ]
+    gene, shift, ordinal = np.array(steps, dtype=np.int64).reshape(-1, 3).T
+    value = genomes[:, gene].T + shift[:, None]  # (steps, n)
+    size = choices.sizes[gene, None]
+    inside = (ordinal[:, None] == 0) | ((value >= 0) & (value < size))
+    step, row = np.nonzero(inside & choices.active(genomes)[:, gene].T)
+    moved = genomes[row]
+    moved[np.arange(len(moved)), gene[step]] = (value % size)[step, row]
+    return unique(choices.canonical(moved))
 
 
 class Candidates:
@@ -154,8 +165,9 @@ class Candidates:
         """A random feasible genome not in `seen`; None where none is left or none was found."""
         rng = self.rng(*numbers)
         n = ROUND if self.every_feasible is None else len(self.every_feasible)
-        for genome in self.feasible(n, rng):
-            if identity(genome) not in seen:
+        drawn = self.feasible(n, rng)
+        for genome, key in zip(drawn, identities(drawn), strict=True):
+            if key not in seen:
                 return np.asarray(genome, dtype=np.int64)
         return None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.engine.candidates import ENUMERATE, Candidates, identity, neighbours, unique
+from nas.engine.candidates import ENUMERATE, Candidates, identities, identity, neighbours, unique
 from nas.engine.inner import Scored, search
 from nas.engine.pareto import gains, non_dominated
 from nas.engine.problem import Floats, Problem
@@ -25,6 +25,8 @@ from predictors.accuracy import AccuracyPredictor
 from search_spaces.choices import Genomes
 
 BATCH = 8
+BATCH_SHARE = 1 / 12
+"""Trials of a batch: at least so many, or so large a share of those before it."""
 MIN_FITTED = 5
 SHORTLIST = 512
 """Genomes of a pool that stay in the running for the trials of its batch."""
@@ -87,7 +89,7 @@ class Guided(GenomeSampler):
         Raises:
             SpaceExhausted: if no unseen feasible genome was found.
         """
-        seen = {identity(genome) for genome in told.genomes}
+        seen = set(identities(told.genomes))
         if self._design is None:
             self._design = self.candidates.design(self.n_design)
         if len(told) < self.n_design:
@@ -95,7 +97,7 @@ class Guided(GenomeSampler):
                 if identity(genome) not in seen:
                     self.origin = {"kind": "design"}
                     return np.asarray(genome)
-        start = len(told) - max(len(told) - self.n_design, 0) % BATCH
+        start = self._start(len(told))
         if told.complete[:start].sum() >= MIN_FITTED and self.problem.costly:
             if self._batch is None or self._batch.start != start:
                 self._batch = self._learn(told, start)
@@ -107,6 +109,13 @@ class Guided(GenomeSampler):
         if drawn is None:
             raise SpaceExhausted
         return drawn
+
+    def _start(self, n: int) -> int:
+        """Trials told before the batch that the trial after `n` told ones is in."""
+        start = min(n, self.n_design)
+        while (end := start + max(BATCH, int(BATCH_SHARE * start))) <= n:
+            start = end
+        return start
 
     def _learn(self, told: Told, start: int) -> _Batch:
         """Fit the predictors to the first `start` trials and search on their predictions."""
@@ -125,8 +134,8 @@ class Guided(GenomeSampler):
         else:
             pool = self.candidates.feasible(ENUMERATE, self.candidates.rng(4, start))
             optimistic = self._optimistic(models, pool)
-        seen = {identity(genome) for genome in told.genomes[:start]}
-        fresh = np.array([identity(genome) not in seen for genome in pool], dtype=bool)
+        seen = set(identities(told.genomes[:start]))
+        fresh = _absent(pool, seen)
         pool, optimistic = pool[fresh], optimistic[fresh]
         gain = gains(told.values[kept], optimistic, self._worst(told, start))
         keep = np.sort(np.argsort(-_rounded(gain), kind="stable")[:SHORTLIST])
@@ -183,14 +192,13 @@ class Guided(GenomeSampler):
         """Expected hypervolume gain of the batch's pool over the trials told, (pool,)."""
         front, worst = told.values[told.complete], self._worst(told, len(told))
         values = self._assemble(self._predict(batch.models, batch.rows, nodes), batch.costs)
-        total = np.zeros(len(batch.pool))
-        for weight, at in zip(weights, values, strict=True):
-            total += weight * gains(front, at, worst)
-        return total
+        each = gains(front, values.reshape(-1, values.shape[2]), worst).reshape(values.shape[:2])
+        expected: Floats = weights @ each
+        return expected
 
     def _choose(self, batch: _Batch, told: Told, seen: set[bytes]) -> NDArray[np.int64] | None:
         """The unseen genome of the pool with the largest gain; None if the pool is used up."""
-        left = np.array([identity(genome) not in seen for genome in batch.pool], dtype=bool)
+        left = _absent(batch.pool, seen)
         if not left.any():
             return None
         kept = np.flatnonzero(told.complete)
@@ -224,11 +232,11 @@ class Guided(GenomeSampler):
         weights: Floats,
     ) -> tuple[_Batch, Floats]:
         """The pool and its gains with what is found by one-gene steps from its best genomes."""
+        known = seen.union(identities(batch.pool))
         for _ in range(CLIMBS):
             top = np.argsort(-_rounded(gain), kind="stable")[:CLIMBERS]
             fresh = neighbours(self.problem.choices, batch.pool[top])
-            known = seen | {identity(genome) for genome in batch.pool}
-            fresh = fresh[[identity(genome) not in known for genome in fresh]]
+            fresh = fresh[_absent(fresh, known)]
             fresh = fresh[self.problem.feasible(fresh)]
             if not len(fresh):
                 break
@@ -243,6 +251,7 @@ class Guided(GenomeSampler):
                 costs=np.concatenate([batch.costs, costs]),
             )
             gain = np.concatenate([gain, found])
+            known.update(identities(fresh))
             if not better:
                 break
         return batch, gain
@@ -267,6 +276,11 @@ class Guided(GenomeSampler):
             "gain": gain,
             "fitted_trials": batch.start,
         }
+
+
+def _absent(genomes: Genomes, keys: set[bytes]) -> NDArray[np.bool_]:
+    """Which genomes (n, genes) are not among the identities, (n,)."""
+    return np.array([key not in keys for key in identities(genomes)], dtype=bool)
 
 
 def _rounded(gain: Floats) -> Floats:

@@ -111,16 +111,13 @@ def free_boxes(front: Floats, worst: Floats) -> tuple[Floats, Floats]:
     """
     k = len(worst)
     inside = front[(front < worst).all(axis=1)]
-    if k == 2:
-        steps = inside[np.lexsort((inside[:, 1], inside[:, 0]))]
-        left = np.concatenate([[-np.inf], steps[:, 0]])
-        right = np.concatenate([steps[:, 0], [worst[0]]])
-        level = np.concatenate([[worst[1]], np.minimum.accumulate(steps[:, 1])])
-        full = right > left
-        low = np.column_stack([left[full], np.full(int(full.sum()), -np.inf)])
-        return low, np.column_stack([right[full], level[full]])
     if len(inside):
         inside = np.unique(inside[moocore.is_nondominated(inside)], axis=0)
+    if k == 2:  # a staircase
+        left = np.concatenate([[-np.inf], inside[:, 0]])
+        right = np.concatenate([inside[:, 0], [worst[0]]])
+        level = np.concatenate([[worst[1]], inside[:, 1]])
+        return np.column_stack([left, np.full(len(left), -np.inf)]), np.column_stack([right, level])
     bounds = worst[None, :].copy()  # (b, k)
     # The k points that define each bound: point j has the bound's coordinate j.
     defining = np.full((1, k, k), -np.inf)

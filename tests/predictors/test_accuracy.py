@@ -157,12 +157,12 @@ def test_gradient_of_the_fit_is_right(kind, free):
     model.prepare(x)
     point, small = 0.3 * np.sin(np.arange(free)), 1e-5 * np.eye(free)
     for extra in (0.0, np.linspace(0, 0.3, 25)):
-        _, gradient = model.loss(point, x, standard, extra)
+        _, gradient = model.loss(point, standard, extra)
         numeric = [
-            (model.loss(point + s, x, standard, extra)[0]
-             - model.loss(point - s, x, standard, extra)[0]) / 2e-5
+            (model.loss(point + s, standard, extra)[0] - model.loss(point - s, standard, extra)[0])
+            / 2e-5
             for s in small
-        ]  # fmt: skip
+        ]
         np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
 
 
@@ -176,6 +176,44 @@ def test_leave_one_out_is_what_leaving_one_out_gives():
     keep = np.arange(20) != 3
     model.condition(x[keep], standard[keep])
     assert model.predict(x[3:4])[0][0] == pytest.approx(left_out, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 1000), st.floats(0, 0.5))
+def test_rows_added_at_any_pace_are_rows_taken_at_once(kind, cut, seed, known):
+    genomes, y = data(30, seed, 0.01)
+    rows = genomes.astype(float)
+    encoder = Encoder.of(CHOICES, rows[:10])
+    x, standard = encoder(rows), (y - y.mean()) / y.std()
+    unseen = encoder(data(15, seed + 1)[0].astype(float))
+    extra = np.linspace(0, known, 30)
+
+    def predicted(*numbers):
+        model = GaussianProcess(kind, encoder.groups(), encoder.families())
+        model.fit(x[:10], standard[:10], extra[:10])
+        for n in numbers:
+            model.condition(x[:n], standard[:n], extra[:n])
+        return np.stack(model.predict(unseen))
+
+    together = predicted(30)
+    np.testing.assert_array_equal(predicted(*range(10, 30, cut), 30), together)
+    np.testing.assert_allclose(predicted(cut, 30), together, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(predicted(1, 30), together, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_taken_already_take_another_variance(kind):
+    genomes, y = data(30, 6)
+    encoder = Encoder.of(CHOICES, genomes.astype(float))
+    x, standard = encoder(genomes.astype(float)), (y - y.mean()) / y.std()
+    known = np.full(30, 0.3)
+    model = GaussianProcess(kind, encoder.groups(), encoder.families()).fit(x, standard)
+    before = np.stack(model.predict(x))
+    after = np.stack(model.condition(x, standard, known).predict(x))
+    assert (after[1] > before[1]).all()
+    anew = model.condition(x[:1], standard[:1], known[:1]).condition(x, standard, known)
+    np.testing.assert_allclose(np.stack(anew.predict(x)), after, rtol=1e-6, atol=1e-8)
 
 
 def test_wrong_rows_are_refused():

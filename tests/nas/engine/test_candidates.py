@@ -10,6 +10,7 @@ from nas.engine.candidates import (
     Candidates,
     corners,
     enumerate_all,
+    identities,
     identity,
     neighbours,
     spread,
@@ -46,6 +47,13 @@ def test_enumeration_holds_every_candidate_once(choices):
 def test_draws_are_canonical_and_valid(choices, seed):
     for genomes in (corners(choices), spread(choices, 21, np.random.default_rng(seed))):
         assert (choices.canonical(choices.validate(genomes)) == genomes).all()
+
+
+@settings(max_examples=30)
+@given(choice_sets(), st.integers(0, 30), st.integers(0, 100))
+def test_identities_are_those_of_each_genome(choices, n, seed):
+    genomes = choices.sample(n, np.random.default_rng(seed))
+    assert identities(genomes) == [identity(genome) for genome in genomes]
 
 
 def test_unique_keeps_the_order_of_first_appearance():

@@ -16,7 +16,7 @@ from search_problems import (
     search,
 )
 
-from nas.engine import linas
+from nas.engine import guided, linas
 from nas.engine.loop import run_search
 from nas.engine.outer import directions
 from nas.engine.problem import Objective
@@ -87,6 +87,18 @@ def test_a_large_space_is_resumed_in_the_middle_of_a_batch():
     for cut in (5, 16, 21):
         resumed = search(toy, "guided", cut + 1, history=[as_stored(t) for t in whole[:cut]])
         assert same(resumed[-1], whole[cut]), f"after {cut} trials"
+
+
+def test_batches_grow_and_are_resumed_in_the_middle(monkeypatch):
+    monkeypatch.setattr(guided, "BATCH_SHARE", 0.5)
+    toy = Layered(9)
+    whole = search(toy, "guided", 40)
+    starts = sorted({t.origin["fitted_trials"] for t in whole if "fitted_trials" in t.origin})
+    assert starts[1] - starts[0] == guided.BATCH < starts[2] - starts[1] == starts[1] // 2
+    for cut in (starts[2] - 1, starts[2], starts[2] + 5):
+        resumed = search(toy, "guided", cut + 1, history=[as_stored(t) for t in whole[:cut]])
+        assert same(resumed[-1], whole[cut]), f"after {cut} trials"
+        assert resumed[-1].origin == whole[cut].origin
 
 
 def test_the_guided_sampler_says_why():
