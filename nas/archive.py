@@ -252,7 +252,7 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
         lines += [_hypervolume_line(study), _noise_line(study)]
     lines.append(_policy_line(study))
     lines.append(f"latency: {study.record.request['target_summary']}")
-    if "energy_summary" in study.record.request:
+    if study.asks_energy:
         lines.append(f"energy: {study.record.request['energy_summary']}")
     lines += unquantized_lines(study)
     lines += measured_lines(study)

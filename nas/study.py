@@ -132,6 +132,14 @@ class Study:
         return any(row.energy_mj is not None for row in self.front)
 
     @property
+    def asks_energy(self) -> bool:
+        """Whether energy is an objective or limited."""
+        limited = any(
+            limit["quantity"] == "energy" for limit in self.record.request.get("limits", [])
+        )
+        return limited or "energy" in self.objectives
+
+    @property
     def n_failed(self) -> int:
         """Trials whose evaluation failed."""
         if isinstance(self.trials, StoredTrials):

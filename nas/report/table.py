@@ -13,7 +13,7 @@ from nas.study import ENERGY_FIGURES, FrontRow, Study
 def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -> Table:
     """One row a network, fastest first.
 
-    Measured columns only where something was measured, those of energy where the target has it.
+    Measured columns only where something was measured, those of energy where it was asked for.
 
     Args:
         study: whose front.
@@ -28,7 +28,7 @@ def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -
         table.add_column("measured", justify="right", no_wrap=True)
         table.add_column("agree", justify="right", no_wrap=True)
     costs = ["memory", "params"]
-    if study.has_energy:
+    if study.asks_energy:
         costs = ["energy", "energy bound", *costs]
     for name in costs:
         table.add_column(name, justify="right", no_wrap=True)
@@ -46,7 +46,7 @@ def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -
             value, agreement = row.latency_ms_measured, row.agreement
             cells.append("-" if value is None else format_quantity("latency", value))
             cells.append("-" if agreement is None else f"{agreement:.1%}")
-        if study.has_energy:
+        if study.asks_energy:
             cells += [
                 "-" if value is None else format_quantity("energy", value)
                 for value in (row.energy_mj, row.energy_mj_upper)
