@@ -325,14 +325,23 @@ def verify(
     study: StudyName,
     storage: Storage = DEFAULT_STORAGE,
     out: Out = DEFAULT_OUT,
+    measure_on: Annotated[
+        str | None,
+        typer.Option(
+            "--measure-on",
+            metavar="LABEL",
+            help="Time on the node of the Ray cluster that offers this resource.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Quantize the front for real, time it on this machine, and set it beside the prediction."""
+    """Quantize the front for real, time it on the device, and set it beside the prediction."""
     from nas import service
     from nas.request import RunOptions
 
+    options = RunOptions(storage=storage, out=out, measure_on=measure_on)
     with _progress() as listener:
-        found = service.verify(study, RunOptions(storage=storage, out=out), listener)
+        found = service.verify(study, options, listener)
     _print_study(found, out, storage, as_json)
 
 

@@ -146,6 +146,8 @@ class RunOptions:
         workers: candidates that are evaluated side by side.
         time_s: wall time after which this run asks for no further trial.
         flat: the rule that ends a run whose front no longer grows.
+        measure_on: resource label of the node of a Ray cluster on which `verify` times networks;
+            None is this machine.
     """
 
     storage: str = DEFAULT_STORAGE
@@ -159,6 +161,7 @@ class RunOptions:
     workers: int = 1
     time_s: float | None = None
     flat: Flat | None = None
+    measure_on: str | None = None
 
 
 def refuse_mismatch(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile
@@ -36,6 +37,10 @@ from nas.study import OBJECTIVES, Study, front_columns
 from nas.targets import can_verify, local_profile
 from nas.training.store import TrainedSupernet
 from nas.trials import run_trials, with_test_quality
+
+if TYPE_CHECKING:
+    from nas.executors.ray_measure import RayMeasurer
+    from nas.verification import Measure
 
 
 @contextmanager
@@ -284,35 +289,58 @@ def _report_front(
 
 
 def verify(name: str, options: RunOptions | None = None, listener: Listener = silent) -> Study:
-    """Time the front for real where the target is this machine; elsewhere say so.
+    """Time the front for real where the target is this machine, or a node of a Ray cluster.
 
     Raises:
-        MeasureError: if a network cannot be run here.
+        MeasureError: if a network cannot be run there.
+        ExecutorError: if there is no such node, or it is lost.
     """
     options = options or RunOptions()
     study = open_study(name, options.storage)
     with _studies(options.storage, create=False) as studies:
         profile = profile_of(studies, study.record)
-    if not can_verify(profile):
-        text = (
-            f"{profile.device.name} under {profile.runtime.name} is not this machine: nothing was "
-            "measured. Verify on the device itself, from the exported subnets."
-        )
-        listener(Event("note", text))
-        return replace(study, notes=(text,))
-    equipment = _equipment(study, options, listener)
-    with _studies(options.storage) as studies:
-        _report_front(studies, study, equipment, options.out, listener)
-        _verify(studies, read_study(studies, study.record), equipment, listener)
-        found = read_study(studies, study.record)
+    with ExitStack() as opened:
+        measurer = None
+        if options.measure_on is not None:
+            measurer = opened.enter_context(_measurer(options.measure_on))
+        where = "this machine" if measurer is None else f"the node {options.measure_on!r}"
+        if not can_verify(profile, None if measurer is None else measurer.device()):
+            text = (
+                f"{profile.device.name} under {profile.runtime.name} is not {where}: nothing was "
+                "measured. Verify on the device itself, from the exported subnets."
+            )
+            listener(Event("note", text))
+            return replace(study, notes=(text,))
+        equipment = _equipment(study, options, listener)
+        with _studies(options.storage) as studies:
+            _report_front(studies, study, equipment, options.out, listener)
+            shown = read_study(studies, study.record)
+            measure = None if measurer is None else measurer.measure
+            _verify(studies, shown, equipment, listener, measure)
+            found = read_study(studies, study.record)
     draw(found, options.out)
     return found
 
 
-def _verify(studies: Studies, study: Study, equipment: Equipment, listener: Listener) -> None:
+def _measurer(label: str) -> RayMeasurer:
+    from nas.executors.ray_cluster import require_ray
+
+    require_ray()
+    from nas.executors.ray_measure import RayMeasurer
+
+    return RayMeasurer(label)
+
+
+def _verify(
+    studies: Studies,
+    study: Study,
+    equipment: Equipment,
+    listener: Listener,
+    measure: Measure | None = None,
+) -> None:
     from nas.verification import verify_front
 
-    for record in verify_front(study, equipment, listener):
+    for record in verify_front(study, equipment, listener, measure):
         studies.add_measurement(record)
 
 

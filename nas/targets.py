@@ -8,7 +8,7 @@ from pathlib import Path
 from hw_profiles import registry
 from hw_profiles.harness import RUNTIMES, Harness
 from hw_profiles.machine import this_cpu
-from hw_profiles.profile import DeviceProfile, load_profile
+from hw_profiles.profile import Device, DeviceProfile, load_profile
 from nas.errors import NotFoundError, ProfileError, UsageError
 from nas.files import write_atomic
 from nas.paths import cache_dir
@@ -88,13 +88,17 @@ def add_target(path: Path, name: str | None = None, replace: bool = False) -> st
 
 def is_this_machine(profile: DeviceProfile) -> bool:
     """Whether a profile is of a machine like this one."""
-    here, mine = this_cpu(), profile.device
-    return (mine.kind, mine.name, mine.cores) == ("cpu", here.name, here.cores)
+    return _is_of(profile, this_cpu())
 
 
-def can_verify(profile: DeviceProfile) -> bool:
-    """Whether networks can be timed here as the profile's own were."""
-    return is_this_machine(profile) and profile.runtime.name == "onnxruntime"
+def _is_of(profile: DeviceProfile, cpu: Device) -> bool:
+    mine = profile.device
+    return (mine.kind, mine.name, mine.cores) == ("cpu", cpu.name, cpu.cores)
+
+
+def can_verify(profile: DeviceProfile, cpu: Device | None = None) -> bool:
+    """Whether networks can be timed as the profile's own were, on this or on that processor."""
+    return _is_of(profile, cpu or this_cpu()) and profile.runtime.name == "onnxruntime"
 
 
 def resolve_target(

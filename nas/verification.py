@@ -1,13 +1,15 @@
-"""Predicted against real: the front's networks run and timed in the target's runtime, here."""
+"""Predicted against real: the front's networks run and timed in the target's runtime."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 
+from hw_profiles.profile import Timing
 from nas.equipment import Equipment
 from nas.errors import MeasureError
 from nas.events import Event, Listener
@@ -22,7 +24,13 @@ AGREEMENT_EXAMPLES = 1000
 PROCESSES = 4
 
 
-def verify_front(study: Study, equipment: Equipment, listener: Listener) -> list[MeasurementRecord]:
+Measure = Callable[[Sequence[onnx.ModelProto], int, int], list[Timing]]
+"""Models, threads and processes -> a timing of each model."""
+
+
+def verify_front(
+    study: Study, equipment: Equipment, listener: Listener, measure: Measure | None = None
+) -> list[MeasurementRecord]:
     """Run every exported network of a front for real.
 
     Its quantized operators must be in the graph that the session runs, its decisions are compared
@@ -30,9 +38,10 @@ def verify_front(study: Study, equipment: Equipment, listener: Listener) -> list
 
     Args:
         study: whose front was exported.
-        equipment: that it was evaluated with; the profile is of this machine, and its runtime
-            and threads are used.
+        equipment: that it was evaluated with; the profile is of the machine that times, and its
+            runtime and threads are used.
         listener: told of the progress.
+        measure: times models elsewhere; here unless given. Decisions are compared here.
 
     Raises:
         MeasureError: if a network is not there or cannot be timed.
@@ -59,14 +68,18 @@ def verify_front(study: Study, equipment: Equipment, listener: Listener) -> list
         fitted = candidates.space.fit_input(candidate.architecture, inputs)
         decided = run_onnx(path, fitted, evaluator.batch_size).argmax(-1)
         agreements.append(float((simulated == decided).double().mean()))
-    timings = measure_models(
-        models,
-        threads=profile.runtime.threads,
-        processes=PROCESSES,
-        progress=lambda text, share: listener(
-            Event("verify", text, len(front) * (1 + share), 2 * len(front))
-        ),
-    )
+
+    def here(models: Sequence[onnx.ModelProto], threads: int, processes: int) -> list[Timing]:
+        return measure_models(
+            models,
+            threads=threads,
+            processes=processes,
+            progress=lambda text, share: listener(
+                Event("verify", text, len(front) * (1 + share), 2 * len(front))
+            ),
+        )
+
+    timings = (measure or here)(models, profile.runtime.threads, PROCESSES)
     listener(Event("verify", "done", 2 * len(front), 2 * len(front)))
     records = []
     for trial, timed, agreement in zip(front, timings, agreements, strict=True):

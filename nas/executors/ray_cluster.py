@@ -29,6 +29,31 @@ def require_ray() -> None:
         raise UsageError("Ray is not installed.", "pip install 'frontier-nas[ray]'")
 
 
+def join() -> tuple[Any, bool]:
+    """Ray, in the cluster of RAY_ADDRESS or in one of this machine; whether it was joined here.
+
+    Raises:
+        ExecutorError: if the cluster cannot be reached.
+    """
+    import ray
+
+    owned = not ray.is_initialized()
+    try:
+        if owned:
+            ray.init(
+                address=os.environ.get("RAY_ADDRESS"),
+                log_to_driver=False,
+                include_dashboard=False,
+                logging_level="error",
+            )
+    except Exception as error:  # Ray raises many kinds
+        raise ExecutorError(
+            f"the Ray cluster cannot be reached: {describe(error)}",
+            "Check RAY_ADDRESS, or unset it for a cluster on this machine.",
+        ) from None
+    return ray, owned
+
+
 class _Actor:
     """What runs on the cluster.
 
@@ -65,24 +90,9 @@ class RayCluster(Executor):
     """
 
     def __init__(self, work: Work, workers: int) -> None:
-        import ray
-
         self.capacity = workers
+        ray, self._owned = join()
         self._ray = ray
-        self._owned = not ray.is_initialized()
-        try:
-            if self._owned:
-                ray.init(
-                    address=os.environ.get("RAY_ADDRESS"),
-                    log_to_driver=False,
-                    include_dashboard=False,
-                    logging_level="error",
-                )
-        except Exception as error:  # Ray raises many kinds
-            raise ExecutorError(
-                f"the Ray cluster cannot be reached: {describe(error)}",
-                "Check RAY_ADDRESS, or unset it for a cluster on this machine.",
-            ) from None
         files = {} if work.supernet is None else _files(work)
         self._supernet = ray.put(files)
         actor = ray.remote(num_cpus=work.threads, max_restarts=-1)(_Actor)

@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from toy_work import EXHAUST, FAIL, KILL
 
+from hw_profiles.errors import MeasureError
+from hw_profiles.machine import this_cpu
 from nas.errors import ExecutorError
 from nas.executors.executor import Outcome
 from nas.executors.work import Work
@@ -26,6 +30,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     ray.init(
         num_cpus=2,
+        resources={"bench": 1},
         include_dashboard=False,
         log_to_driver=False,
         logging_level="error",
@@ -84,3 +89,52 @@ def test_a_supernet_is_received_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     kept = store.user_store() / "f-d"
     assert {p.name: p.read_bytes() for p in kept.iterdir()} == files
     store.receive_supernet("f-d", {})  # it is here: nothing is written
+
+
+def _model() -> onnx.ModelProto:
+    """y = x W of 64 numbers."""
+    float32 = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "w"], ["output"])],
+        "product",
+        [helper.make_tensor_value_info("input", float32, [1, 64])],
+        [helper.make_tensor_value_info("output", float32, [1, 64])],
+        [numpy_helper.from_array(np.eye(64, dtype=np.float32), "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_networks_are_timed_on_the_node_with_the_label() -> None:
+    from nas.executors.ray_measure import RayMeasurer
+
+    with RayMeasurer("bench") as measurer:
+        assert measurer.device() == this_cpu()
+        (timing,) = measurer.measure([_model()], 1, 2)
+        assert timing.median_ms > 0
+        assert timing.processes == 2
+        # nothing else is measured beside it
+        assert ray.available_resources().get("bench", 0) == 0
+        broken = onnx.ModelProto()
+        with pytest.raises((MeasureError, ExecutorError)) as caught:
+            measurer.measure([broken], 1, 2)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_measurement_whose_actor_is_lost_is_made_again() -> None:
+    from nas.executors.ray_measure import RayMeasurer
+
+    with RayMeasurer("bench") as measurer:
+        measurer.device()
+        ray.kill(measurer._actor, no_restart=False)
+        (timing,) = measurer.measure([_model()], 1, 1)
+        assert timing.median_ms > 0
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_label_that_no_node_has_is_named() -> None:
+    from nas.executors.ray_measure import RayMeasurer
+
+    with pytest.raises(ExecutorError, match=r"offers the resource 'orin'.*bench"):
+        RayMeasurer("orin")

@@ -1,0 +1,119 @@
+"""Timing networks on the one machine of a Ray cluster that is the device; the extra `ray`.
+
+A node of the cluster offers the device under a resource label (`ray start --resources
+'{"pi": 1}'`). An actor that asks for all of that label is placed there, so that no other measures
+beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import onnx
+
+from hw_profiles.profile import Device, Timing
+from nas.errors import ExecutorError, MeasureError
+from nas.executors.executor import describe
+from nas.executors.ray_cluster import join
+
+ATTEMPTS = 2
+"""Of a measurement whose actor is lost."""
+
+
+class _Measuring:
+    """What runs on the device's machine."""
+
+    def device(self) -> dict[str, Any]:
+        """The machine's processor, as plain data."""
+        from hw_profiles.machine import this_cpu
+
+        return this_cpu().model_dump()
+
+    def measure(self, models: list[bytes], threads: int, processes: int) -> list[dict[str, Any]]:
+        """A `Timing` of each model, as plain data."""
+        from nas.profiling import measure_models
+
+        loaded = [onnx.load_from_string(model) for model in models]
+        timings = measure_models(loaded, threads=threads, processes=processes)
+        return [timing.model_dump() for timing in timings]
+
+
+class RayMeasurer:
+    """Measures on the node that offers a label, while it is open.
+
+    Args:
+        label: of the resource; one node of the cluster has it.
+
+    Raises:
+        ExecutorError: if the cluster cannot be reached, or no node offers the label.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self._ray, self._owned = join()
+        offered = self._ray.cluster_resources()
+        if not offered.get(label):
+            own = sorted(name for name in offered if not name.startswith(("node:", "object_store")))
+            self.close()
+            raise ExecutorError(
+                f"no node of the Ray cluster offers the resource {label!r}.",
+                f"Start one with `ray start --resources '{{\"{label}\": 1}}'`; there are "
+                f"{', '.join(own)}.",
+            )
+        share = {label: float(offered[label])}
+        actor = self._ray.remote(num_cpus=0, resources=share, max_restarts=-1)(_Measuring)
+        self._actor = actor.remote()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.kill(self._actor)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the cluster that was joined."""
+        if self._owned:
+            self._ray.shutdown()
+
+    def device(self) -> Device:
+        """What the node's processor is.
+
+        Raises:
+            ExecutorError: if the node is lost.
+        """
+        return Device.model_validate(self._ask(self._actor.device.remote))
+
+    def measure(
+        self, models: Sequence[onnx.ModelProto], threads: int, processes: int
+    ) -> list[Timing]:
+        """`nas.profiling.measure_models`, there.
+
+        Raises:
+            MeasureError: if a model cannot be run there, or the time was too short.
+            ExecutorError: if the node is lost.
+        """
+        held = [model.SerializeToString() for model in models]
+        found = self._ask(lambda: self._actor.measure.remote(held, threads, processes))
+        return [Timing.model_validate(timing) for timing in found]
+
+    def _ask(self, call: Any) -> Any:
+        errors = self._ray.exceptions
+        lost: Exception | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                return self._ray.get(call())
+            except errors.RayTaskError as failed:
+                if isinstance(failed.cause, MeasureError):
+                    raise failed.cause from None
+                raise ExecutorError(
+                    f"the node with {self.label!r} cannot measure: {describe(failed.cause)}",
+                    "Install the same versions there.",
+                ) from None
+            except errors.RayError as gone:
+                lost = gone
+        raise ExecutorError(
+            f"the node with {self.label!r} was lost {ATTEMPTS} times: {describe(lost)}",  # type: ignore[arg-type]
+            "Look at it, then verify again.",
+        )
