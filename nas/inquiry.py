@@ -217,6 +217,8 @@ def describe_target(name: str) -> dict[str, Any]:
         shown["created"] = profile.created
     if profile.network is not None:
         shown["networks"] = _model_line(profile.network)
+    for space, model in profile.space_networks.items():
+        shown[f"networks of {space}"] = _model_line(model)
     shown["energy"] = "no figures"
     if profile.energy is not None:
         shown["energy"] = _model_line(profile.energy)

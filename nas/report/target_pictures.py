@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hw_profiles.profile import DeviceProfile
+from hw_profiles.profile import DeviceProfile, NetworkTiming
 from nas.comparison import Compared
 from nas.report.picture import save_figure
 from predictors.latency import latency_predictor
 from predictors.network import errors_of_ops
 
+Floats = NDArray[np.float64]
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9822b", "#8a93a0"
 _COLORS = (_BLUE, _ORANGE, "#3a8a4d", "#8a4fa8", "#a03030", _GREY)
 
@@ -61,11 +63,9 @@ def _draw_networks(profile: DeviceProfile, axes: Any) -> None:
     if not profile.networks or profile.network is None:
         _empty(axes, "no whole network was timed")
         return
-    predictor = latency_predictor(profile)
-    features = [predictor.op_features(n.workload()).sum(axis=0) for n in profile.networks]
-    predicted, upper = predictor.predict(np.array(features))
-    measured = np.array([n.timing.median_ms for n in profile.networks])
-    held_out = np.array([n.held_out for n in profile.networks])
+    networks, predicted, upper = _as_calibrated(profile)
+    measured = np.array([n.timing.median_ms for n in networks])
+    held_out = np.array([n.held_out for n in networks])
     beyond = 100 * (measured / predicted - 1)
     for mask, color, label in (
         (~held_out, _GREY, "in the fit"),
@@ -74,7 +74,9 @@ def _draw_networks(profile: DeviceProfile, axes: Any) -> None:
         axes.plot(measured[mask], beyond[mask], "o", markersize=4, color=color, label=label)
     order = np.argsort(measured)
     axes.plot(
-        measured[order], 100 * (upper / predicted - 1)[order], color=_ORANGE, linewidth=1.2,
+        measured[order], 100 * (upper / predicted - 1)[order], color=_ORANGE,
+        linestyle="none" if profile.space_networks else "-", linewidth=1.2,
+        marker="_" if profile.space_networks else "", markersize=6,
         label=f"{profile.network.coverage:.0%} upper bound",
     )  # fmt: skip
     axes.axhline(0, color=_GREY, linewidth=0.8)
@@ -83,6 +85,21 @@ def _draw_networks(profile: DeviceProfile, axes: Any) -> None:
     axes.set_xlabel("measured (ms)")
     axes.set_ylabel("measured above the prediction (%)")
     axes.legend(fontsize=8, edgecolor="none")
+
+
+def _as_calibrated(profile: DeviceProfile) -> tuple[list[NetworkTiming], Floats, Floats]:
+    """The timed networks with predictions and bounds in ms, (n,), as a search of each space has."""
+    networks: list[NetworkTiming] = []
+    predicted, upper = [], []
+    for space, preset in dict.fromkeys((n.space, n.preset) for n in profile.networks):
+        own = [n for n in profile.networks if (n.space, n.preset) == (space, preset)]
+        predictor = latency_predictor(profile.calibrated_for(space, preset))
+        features = [predictor.op_features(n.workload()).sum(axis=0) for n in own]
+        mean, bound = predictor.predict(np.array(features))
+        networks += own
+        predicted.append(mean)
+        upper.append(bound)
+    return networks, np.concatenate(predicted), np.concatenate(upper)
 
 
 def _draw_ops(profile: DeviceProfile, axes: Any) -> None:
