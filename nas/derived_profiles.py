@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hw_profiles import registry
 from hw_profiles.boards import is_board
+from hw_profiles.gpus import known_gpu, read_gpu, words_of
 from hw_profiles.profile import FitError
 from nas.errors import UsageError
 from nas.events import Event, Listener, silent
@@ -51,6 +52,11 @@ def profile_from_figures(
             f"{sheet} is a board's sheet; kernel tables are of GPUs.", "Leave out --from-table."
         )
     else:
+        for table in tables:
+            named = known_gpu(words_of(table))
+            if named is not None and named.name != read_gpu(sheet).name:
+                text = f"{table.name} is by its name of {named.name}, not of {read_gpu(sheet).name}"
+                listener(Event("note", text))
         listener(Event("note", "fitting the tables; tens of thousands of rows take minutes"))
         made = profile_from_tables(out.stem, read_timed_gpu(sheet, tables), tell=tell)
     made.save(out)

@@ -478,11 +478,12 @@ def test_a_profile_from_a_table_is_a_target(run: Run, tmp_path: Path) -> None:
     for i in range(300):
         m, k, n = 1 + i % 10 * 40, 64 * (1 + i // 10 % 6), 64 * (1 + i // 60)
         rows.append(f"bfloat16,{m},{n},{k},{0.004 + 2e3 * m * k * n / 5e13}")
-    (tmp_path / "table.csv").write_text("\n".join(rows))
+    (tmp_path / "t4_table.csv").write_text("\n".join(rows))
     code, out, err = run(
-        "profile", "--from-table", "table.csv", "--spec", "mygpu.yaml", "--out", "made.json"
+        "profile", "--from-table", "t4_table.csv", "--spec", "mygpu.yaml", "--out", "made.json"
     )
     assert (code, "kept out" in err) == (0, True)
+    assert "t4_table.csv is by its name of NVIDIA T4, not of mygpu" in err
     assert "written to made.json" in out
     shown = json.loads(run("targets", "show", "made.json", "--json")[1])
     assert [(r["op"], r["provenance"]) for r in shown["ops"][:2]] == [
