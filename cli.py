@@ -84,10 +84,21 @@ DEFAULT_OUT = Path("nas-out")
 @app.command()
 def search(
     space: Space = "vit",
-    target: Target = "cpu",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            help="Device name, `cpu`, or a profile file; see `nas targets`. Repeatable: a network "
+            "must run on each, and is evaluated in the arithmetic of the first. Default cpu.",
+        ),
+    ] = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option("--budget", help="Limit, repeatable: 5ms, energy<=20mJ, latency<=0.5*max."),
+        typer.Option(
+            "--budget",
+            help="Limit, repeatable: 5ms, energy<=20mJ, latency<=0.5*max; a100:5ms on one of "
+            "several targets.",
+        ),
     ] = None,
     preset: Preset = None,
     data: Data = None,
@@ -96,7 +107,11 @@ def search(
     sampler: Annotated[str, typer.Option(help="How the next candidate is chosen.")] = "guided",
     objective: Annotated[
         list[str] | None,
-        typer.Option("--objective", help="Repeatable; default quality and latency."),
+        typer.Option(
+            "--objective",
+            help="Repeatable; default quality and latency. Of several targets latency is that on "
+            "each, latency@a100 on one.",
+        ),
     ] = None,
     schemes: Annotated[
         str | None, typer.Option(help="Only these schemes, comma-separated.")
@@ -133,7 +148,7 @@ def search(
 
     request = SearchRequest(
         space=space,
-        target=target,
+        target=tuple(target or ["cpu"]),
         budgets=tuple(budget or ()),
         preset=preset,
         data=data,
@@ -280,6 +295,12 @@ def pareto(
     storage: Storage = DEFAULT_STORAGE,
     as_json: AsJson = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV and nothing else.")] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", help="Of a study on several targets: the front of this one alone."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Draw front.png and front.html there too.")
     ] = None,
@@ -291,7 +312,7 @@ def pareto(
 
     if csv and as_json:
         raise UsageError("--csv and --json are two outputs.", "Give one of them.")
-    found = archive.open_study(study, storage)
+    found = archive.open_study(study, storage, target)
     if out is not None:
         archive.draw(found, out)
     if csv:
@@ -317,7 +338,8 @@ def export(
         _print_json(found.to_dict())
         return
     for row in found.front:
-        typer.echo(row.exported)
+        for folder in row.folders:
+            typer.echo(folder)
 
 
 @app.command()

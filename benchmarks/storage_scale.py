@@ -1,6 +1,7 @@
 """How quick a study of 100,000 trials is: opening it, `nas pareto`, a commit, beside its size.
 
     python benchmarks/storage_scale.py --trials 100000
+    python benchmarks/storage_scale.py --trials 100000 --targets 2
     python benchmarks/storage_scale.py --trials 100000 --storage postgresql://user@host/database
 
 Without `--storage` it is an SQLite file in a temporary folder. The database must be empty: the
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,13 @@ from nas.candidate import CandidateSpace
 from nas.storage.database import open_database
 from nas.storage.records import ProfileRecord, StudyRecord, TrialRecord
 from nas.storage.studies import Studies
+from nas.target_names import at
 
 NAME, COMMITS, CHUNK = "storage-scale", 200, 5_000
 
 
-def study_of(studies: Studies) -> StudyRecord:
-    """The study, with the profile of a real target."""
+def study_of(studies: Studies, targets: Sequence[str]) -> StudyRecord:
+    """The study, with the profile of a real target; several targets share it."""
     profile = registry.load("a100")
     studies.save_profile(
         ProfileRecord(profile.name, profile.fingerprint(), profile.model_dump(mode="json"))
@@ -47,6 +49,12 @@ def study_of(studies: Studies) -> StudyRecord:
         "schemes": ["bf16", "int8", "int8_wo", "int4_wo"], "n_validation": 4044,
         "n_originals": 337, "reach": [], "target_summary": "-",
     }  # fmt: skip
+    objectives = ["accuracy", *(at("latency", target) for target in targets or (None,))]
+    if targets:
+        seen = {"profile": profile.fingerprint(), "runtime": "cudagraph", "reach": [],
+                "schemes": request["schemes"], "target_summary": "-"}  # fmt: skip
+        request["reference"] = {"accuracy": 0.1} | dict.fromkeys(objectives[1:], 7.0)
+        request["targets"] = dict.fromkeys(targets, seen)
     return studies.create_study(
         StudyRecord(
             name=NAME,
@@ -56,7 +64,7 @@ def study_of(studies: Studies) -> StudyRecord:
             runtime="cudagraph",
             batch_size=1,
             data="digits-hard",
-            objectives=["accuracy", "latency"],
+            objectives=objectives,
             budgets=[],
             seed=0,
             sampler="guided",
@@ -69,8 +77,8 @@ def study_of(studies: Studies) -> StudyRecord:
     )
 
 
-def trials_of(count: int, seed: int = 0) -> list[TrialRecord]:
-    """Drawn candidates with a front of a few dozen."""
+def trials_of(count: int, targets: Sequence[str], seed: int = 0) -> list[TrialRecord]:
+    """Drawn candidates with a front of a few dozen; of several targets, a few hundred."""
     rng = np.random.default_rng(seed)
     space = search_spaces.get("vit", "digits")
     candidates = CandidateSpace(space, ("bf16", "int8", "int8_wo", "int4_wo"))
@@ -78,6 +86,19 @@ def trials_of(count: int, seed: int = 0) -> list[TrialRecord]:
     shown = [candidates.decode(genome) for genome in genomes[:2000]]
     latency = rng.uniform(0.05, 1.0, count)
     quality = 0.97 - 0.4 * np.exp(-5 * latency) - rng.exponential(0.1, count)
+    slower = rng.uniform(5, 7, (count, len(targets)))
+
+    def on_each(n: int) -> dict[str, dict[str, float]] | None:
+        found = {}
+        for target, factor in zip(targets, slower[n], strict=True):
+            ms = float(factor * latency[n])
+            found[target] = {
+                "latency_ms": ms, "latency_ms_upper": 1.4 * ms, "energy_mj": 9 * ms,
+                "energy_mj_upper": 30 * ms, "memory_bytes": int(1e5 + 1e6 * latency[n]),
+                "weight_bytes": int(2e4 + 2e5 * latency[n]),
+            }  # fmt: skip
+        return found or None
+
     return [
         TrialRecord(
             number=n,
@@ -95,6 +116,7 @@ def trials_of(count: int, seed: int = 0) -> list[TrialRecord]:
             params=int(1e4 + 1e5 * latency[n]),
             weight_bytes=int(2e4 + 2e5 * latency[n]),
             macs=int(1e6 * latency[n]),
+            target_costs=on_each(n),
             feasible=True,
             origin={
                 "kind": "exploit",
@@ -118,18 +140,21 @@ def timed(call: Callable[[], object], repeats: int = 3) -> float:
     return round(float(np.median(taken)), 3)
 
 
-def measure(url: str, count: int) -> dict[str, object]:
+def measure(url: str, count: int, n_targets: int) -> dict[str, object]:
     """All figures on one database."""
     found: dict[str, object] = {"storage": url.partition(":")[0], "trials": count}
+    found["targets"] = n_targets
+    targets = [f"target-{i}" for i in range(n_targets)] if n_targets > 1 else []
     with open_database(url) as database:
         studies = Studies(database)
-        study = study_of(studies)
-        trials = trials_of(count + COMMITS)
+        study = study_of(studies, targets)
+        trials = trials_of(count + COMMITS, targets)
         begun = time.perf_counter()
         for start in range(0, count, CHUNK):
             studies.add_trials(study.id, trials[start : min(start + CHUNK, count)])
         found["import_s"] = round(time.perf_counter() - begun, 1)
         found["open_s"] = timed(lambda: open_study(NAME, url))
+        found["front"] = len(open_study(NAME, url).front)
         command = [sys.executable, "-m", "cli", "pareto", NAME, "--storage", url]
         root = Path(__file__).parent.parent
         environment = {**os.environ, "PYTHONPATH": str(root)}
@@ -157,11 +182,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=100_000)
+    parser.add_argument("--targets", type=int, default=1)
     parser.add_argument("--storage", help="SQLAlchemy URL; default an SQLite file, then deleted")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = arguments.storage or f"sqlite:///{folder}/nas.db"
-        print(json.dumps(measure(url, arguments.trials)))
+        print(json.dumps(measure(url, arguments.trials, arguments.targets)))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ __all__ = ["load_subnet", "open_study", "search"]
 
 def search(
     space: str = "vit",
-    target: str = "cpu",
+    target: str | Sequence[str] = "cpu",
     budget: str | Sequence[str] = (),
     *,
     trials: int = 100,
@@ -39,8 +39,10 @@ def search(
 
     Args:
         space: name of a search space.
-        target: name of a device, `cpu` for this machine, or a profile's file.
-        budget: one limit or several, such as `"5ms"` or `["5ms", "params<=6M"]`.
+        target: name of a device, `cpu` for this machine, or a profile's file; or several, for
+            networks that run on each.
+        budget: one limit or several, such as `"5ms"` or `["5ms", "params<=6M"]`; `"a100:5ms"`
+            limits it on one of several targets.
         trials: real evaluations in all.
         storage: SQLAlchemy URL.
         study: name; by default made of space, target and budget.
@@ -76,7 +78,8 @@ def search(
     from nas.request import RunOptions, SearchRequest
 
     budgets = (budget,) if isinstance(budget, str) else tuple(budget)
-    asked = SearchRequest(space=space, target=target, budgets=budgets, trials=trials, **request)
+    targets = (target,) if isinstance(target, str) else tuple(target)
+    asked = SearchRequest(space=space, target=targets, budgets=budgets, trials=trials, **request)
     options = RunOptions(
         storage=storage,
         study=study,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from nas.budget import format_quantity
 from nas.candidate import LETTERS, CandidateSpace
 from nas.data.metric import METRICS, metric_of
 from nas.errors import NotFoundError
+from nas.one_target import objectives_on, on_target, picture_stem
 from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import FrontRow, StoredTrials, Study, front_columns, on_front
+from nas.target_names import split
 from search_spaces.space import SearchSpace
 
 
@@ -34,7 +36,7 @@ def read_study(studies: Studies, record: StudyRecord) -> Study:
 
     return Study(
         record,
-        StoredTrials(studies.counts(record.id), _front(studies, record), load),
+        StoredTrials(studies.counts(record.id), _front(studies, record, record.objectives), load),
         tuple(studies.measurements(record.id)),
         tuple(studies.artefacts(record.id)),
         (
@@ -45,17 +47,23 @@ def read_study(studies: Studies, record: StudyRecord) -> Study:
     )
 
 
-def _front(studies: Studies, record: StudyRecord) -> list[TrialRecord]:
-    numbers, values = studies.figures(record.id, front_columns(record.objectives))
-    kept = numbers[on_front(record.objectives, values)]
+def _front(studies: Studies, record: StudyRecord, objectives: Sequence[str]) -> list[TrialRecord]:
+    numbers, values = studies.figures(record.id, front_columns(objectives))
+    kept = numbers[on_front(objectives, values)]
     return studies.trials(record.id, numbers=[int(n) for n in kept])
 
 
-def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
+def open_study(name: str, storage: str = DEFAULT_STORAGE, target: str | None = None) -> Study:
     """A study as it stands in the database.
 
+    Args:
+        name: of the study.
+        storage: SQLAlchemy URL.
+        target: of several, the one whose front, figures and words are wanted.
+
     Raises:
-        NotFoundError: if there is no such study or no database.
+        NotFoundError: if there is no such study or no database, or it has no such target.
+        UsageError: if the study has but one target, and one is asked for.
     """
 
     def load() -> list[TrialRecord]:
@@ -66,7 +74,11 @@ def open_study(name: str, storage: str = DEFAULT_STORAGE) -> Study:
         studies = Studies(database)
         found = read_study(studies, studies.find_study(name))
         assert isinstance(found.trials, StoredTrials)
-        return replace(found, trials=StoredTrials(found.trials.counts, found.trials.front, load))
+        found = replace(found, trials=StoredTrials(found.trials.counts, found.trials.front, load))
+        if target is None:
+            return found
+        front = _front(studies, found.record, objectives_on(found.record, target))
+    return on_target(found, target, front)
 
 
 def candidates_of(study: Study) -> CandidateSpace:
@@ -84,16 +96,16 @@ def space_of(study: StudyRecord) -> SearchSpace:
 
 
 def draw(study: Study, out: Path) -> tuple[Path, Path]:
-    """Draw the front as `front.png` and `front.html` in the study's folder.
+    """Draw the front as `front.png` and `front.html` in the study's folder; see `picture_stem`.
 
     Raises:
         ExportError: if they cannot be written.
     """
     from nas.report.picture import save_html, save_png
 
-    folder = out / study.name
+    folder, stem = out / study.name, picture_stem(study)
     candidates = candidates_of(study)
-    png, html = folder / "front.png", folder / "front.html"
+    png, html = folder / f"{stem}.png", folder / f"{stem}.html"
     save_png(study, png)
     save_html(study, candidates.space, candidates.describe_policy, html)
     return png, html
@@ -251,24 +263,48 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     if rows:
         lines += [_hypervolume_line(study), _noise_line(study)]
     lines.append(_policy_line(study))
-    lines.append(f"latency: {study.record.request['target_summary']}")
-    if study.asks_energy:
-        lines.append(f"energy: {study.record.request['energy_summary']}")
+    record = study.record
+    targets = record.targets
+    if targets:
+        lines.append(arithmetic_line(targets[0], record.runtime, targets[1:]))
+    elif "arithmetic_of" in record.request:
+        lines.append(f"quality is that in the arithmetic of {record.request['arithmetic_of']}")
     lines += unquantized_lines(study)
-    lines += measured_lines(study)
-    exported = [r.exported for r in rows if r.exported]
-    if exported:
-        lines.append(f"subnets: {Path(exported[0]).parent}")
+    for seen in [on_target(study, label) for label in targets] or [study]:
+        request, of = seen.record.request, f" on {seen.record.target}" if targets else ""
+        lines.append(f"latency{of}: {request['target_summary']}")
+        if seen.asks_energy:
+            lines.append(f"energy{of}: {request['energy_summary']}")
+        lines += [f"{seen.record.target}, {line}" if targets else line
+                  for line in measured_lines(seen)]  # fmt: skip
+        exported = [r.exported for r in seen.front if r.exported]
+        if exported:
+            lines.append(f"subnets{of}: {Path(exported[0]).parent}")
     if out is not None:
-        lines.append(f"pictures: {out / study.name / 'front.png'}, front.html beside it")
+        stem = picture_stem(study)
+        lines.append(f"pictures: {out / study.name / stem}.png, {stem}.html beside it")
     options = RunOptions(storage=storage, out=out or DEFAULT_OUT)
     lines.append(f"more trials: {resume_command(study.name, 2 * len(study.trials), options)}")
     return lines
 
 
+def arithmetic_line(first: str, runtime: str, others: Sequence[str]) -> str:
+    """In whose arithmetic the candidates of several targets are evaluated."""
+    return (
+        f"quality is that in the arithmetic of {first} ({runtime}), the first target; in that of "
+        f"{' and '.join(others)} it was not evaluated"
+    )
+
+
 def _policy_line(study: Study) -> str:
-    """What the letters of a policy stand for."""
-    letters = ", ".join(f"{LETTERS[s]} {s}" for s in study.record.request["schemes"])
+    """What the letters of a policy stand for; of several targets, on each that says otherwise."""
+    request = study.record.request
+    words = []
+    for i, scheme in enumerate(request["schemes"]):
+        others = {label: of["schemes"][i] for label, of in request.get("targets", {}).items()}
+        differs = [f"{word} on {label}" for label, word in others.items() if word != scheme]
+        words.append(", ".join([f"{LETTERS[scheme]} {scheme}", *differs]))
+    letters = ("; " if any(", " in word for word in words) else ", ").join(words)
     groups: dict[str, None] = {}  # of all layers, in order
     for row in study.front:
         groups |= dict.fromkeys(name.rpartition(".")[2] for name in row.policy)
@@ -281,7 +317,7 @@ def _hypervolume_line(study: Study) -> str:
 
     standing = Standing(study.record, len(study.trials), study.front_trials())
     point = [
-        study.metric.format(value) if name in METRICS else format_quantity(name, value)
+        study.metric.format(value) if name in METRICS else format_quantity(split(name)[0], value)
         for name, value in reference_point(study.record, study.front_trials()).items()
     ]
     words = [f"{name} {text}" for name, text in zip(study.objectives, point, strict=True)]
@@ -310,8 +346,11 @@ def unquantized_lines(study: Study) -> list[str]:
     used = {scheme for row in study.front for scheme in row.policy.values()}
     if not study.front or len(schemes) < 2 or used != {schemes[0]}:
         return []
+    names, verb = " and ".join(study.record.targets) or study.record.target, "is"
+    if study.record.targets:
+        verb = "are"
     return [
-        f"no layer of the front is quantized: at these sizes {study.record.target} is predicted "
+        f"no layer of the front is quantized: at these sizes {names} {verb} predicted "
         f"to be slower in {', '.join(schemes[1:])}. Their gain is size: try "
         f"--objective {study.metric.name} --objective weights"
     ]

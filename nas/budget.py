@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from nas.errors import UsageError, nearest
+from nas.target_names import PER_TARGET, at
 
 _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -47,35 +48,42 @@ class Budget:
         quantity: a key of `QUANTITIES`.
         limit: in the quantity's own unit (ms, mJ, bytes, plain), or a share of the space's largest.
         relative: whether `limit` is a share of the largest candidate's value.
+        target: on which of several targets; None where there is one, or on all alike.
     """
 
     quantity: str
     limit: float
     relative: bool = False
+    target: str | None = None
 
     @property
     def column(self) -> str:
         """The cost that must not exceed the limit."""
-        return COLUMNS[self.quantity]
+        return at(COLUMNS[self.quantity], self.target)
 
     def resolved(self, largest: float) -> Budget:
         """The absolute budget, given the largest candidate's value."""
-        return Budget(self.quantity, self.limit * largest) if self.relative else self
+        if not self.relative:
+            return self
+        return replace(self, limit=self.limit * largest, relative=False)
 
     def __str__(self) -> str:
         if self.relative:
-            return f"{self.quantity}<={self.limit:g}*max"
-        return f"{self.quantity}<={format_quantity(self.quantity, self.limit).replace(' ', '')}"
+            text = f"{self.quantity}<={self.limit:g}*max"
+        else:
+            limit = format_quantity(self.quantity, self.limit).replace(" ", "")
+            text = f"{self.quantity}<={limit}"
+        return text if self.target is None else f"{self.target}:{text}"
 
 
 def parse_budget(text: str) -> Budget:
-    """A budget from what a user typed.
+    """A budget from what a user typed, on whatever target.
 
     Raises:
         UsageError: if it does not parse, lacks its unit, or limits nothing that exists.
 
     >>> parse_budget("5ms")
-    Budget(quantity='latency', limit=5.0, relative=False)
+    Budget(quantity='latency', limit=5.0, relative=False, target=None)
     >>> str(parse_budget("memory <= 320 KiB"))
     'memory<=320KiB'
     >>> parse_budget("latency<=0.5*max").relative
@@ -122,19 +130,51 @@ def _quantity_of(unit: str, text: str) -> str:
     raise UsageError(f"the budget {text!r} does not say what it limits.", _EXAMPLES)
 
 
-def parse_budgets(texts: Iterable[str]) -> tuple[Budget, ...]:
-    """Several budgets, at most one a quantity, in the order of `QUANTITIES`.
+def parse_budgets(texts: Iterable[str], targets: Sequence[str] = ()) -> tuple[Budget, ...]:
+    """Several budgets, at most one a quantity and target, in the order of `QUANTITIES`.
+
+    Args:
+        texts: as typed; `a100:5ms` is of that target. Of several targets, one without a name is
+            of each, unless it limits what is the same on all.
+        targets: what those of the search are called.
 
     Raises:
         UsageError: as `parse_budget`, or if a quantity is limited twice.
+        NotFoundError: if a budget is of another target.
+
+    >>> [str(b) for b in parse_budgets(["a100:5ms", "cpu:20ms", "params<=6M"], ["a100", "cpu"])]
+    ['a100:latency<=5ms', 'cpu:latency<=20ms', 'params<=6M']
+    >>> [str(b) for b in parse_budgets(["5ms"], ["a100", "cpu"])]
+    ['a100:latency<=5ms', 'cpu:latency<=5ms']
     """
     found: dict[str, Budget] = {}
     for text in texts:
-        budget = parse_budget(text)
-        if budget.quantity in found:
-            raise UsageError(f"{budget.quantity} is limited twice.", "Give each budget once.")
-        found[budget.quantity] = budget
-    return tuple(found[name] for name in QUANTITIES if name in found)
+        for budget in _on_targets(text, targets):
+            if budget.column in found:
+                where = "" if budget.target is None else f" on {budget.target}"
+                raise UsageError(
+                    f"{budget.quantity} is limited twice{where}.", "Give each budget once."
+                )
+            found[budget.column] = budget
+    columns = [at(c, target) for c in COLUMNS.values() for target in (None, *targets)]
+    return tuple(found[column] for column in columns if column in found)
+
+
+def _on_targets(text: str, targets: Sequence[str]) -> list[Budget]:
+    """The budget on its target, or on each that it is of."""
+    name, colon, rest = text.partition(":")
+    budget = parse_budget(rest if colon else text)
+    if colon and name.strip() not in targets:
+        raise nearest(name.strip(), targets, "target of this search")
+    if len(targets) < 2:
+        return [budget]
+    if budget.quantity in PER_TARGET:
+        return [replace(budget, target=t) for t in ([name.strip()] if colon else targets)]
+    if colon:
+        raise UsageError(
+            f"{budget.quantity} is the same on every target.", f"Write {rest.strip()} alone."
+        )
+    return [budget]
 
 
 def format_quantity(quantity: str, value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -74,8 +75,13 @@ def space_and_data(
     return fitted, data
 
 
-def target_profile(request: SearchRequest, space: SearchSpace, listener: Listener) -> DeviceProfile:
-    """The target's profile; this machine is measured where it has none for the space."""
+def target_profiles(
+    request: SearchRequest, space: SearchSpace, listener: Listener
+) -> dict[str, DeviceProfile]:
+    """The targets' profiles by what they are called.
+
+    This machine is measured where it has no profile for the space.
+    """
 
     def make() -> DeviceProfile:
         from nas.profiling import profile_device
@@ -100,36 +106,45 @@ def target_profile(request: SearchRequest, space: SearchSpace, listener: Listene
         listener(Event("note", f"profile of this machine kept in {path}"))
         return made
 
-    return resolve_target(request.target, request.batch_size, make, space)
+    return {
+        label: resolve_target(target, request.batch_size, make, space)
+        for label, target in zip(request.labels, request.targets, strict=True)
+    }
 
 
-def profile_of(studies: Studies, study: StudyRecord) -> DeviceProfile:
-    """The profile that a study was begun with, whatever was measured since.
+def profiles_of(studies: Studies, study: StudyRecord) -> dict[str, DeviceProfile]:
+    """The profiles that a study was begun with, by what its targets are called.
+
+    They are as they were then, whatever was measured since.
 
     Raises:
-        StudyMismatchError: if this version cannot read it.
+        StudyMismatchError: if this version cannot read one.
     """
-    document = studies.load_profile(str(study.profile_fingerprint)).document
-    try:
-        return DeviceProfile.model_validate(document)
-    except ValidationError:
-        raise StudyMismatchError(
-            f"study {study.name!r} was begun by an older version, whose device profiles this one "
-            "cannot read.",
-            "Its trials stay readable (`nas pareto`); begin another with --study.",
-        ) from None
+    fingerprints = {label: of["profile"] for label, of in study.request.get("targets", {}).items()}
+    found = {}
+    for label, fingerprint in (fingerprints or {study.target: study.profile_fingerprint}).items():
+        document = studies.load_profile(str(fingerprint)).document
+        try:
+            found[label] = DeviceProfile.model_validate(document)
+        except ValidationError:
+            raise StudyMismatchError(
+                f"study {study.name!r} was begun by an older version, whose device profiles this "
+                "one cannot read.",
+                "Its trials stay readable (`nas pareto`); begin another with --study.",
+            ) from None
+    return found
 
 
 def setting_of(studies: Studies, study: StudyRecord) -> Setting:
-    """A study's space on its target, under its budgets.
+    """A study's space on its targets, under its budgets.
 
     Raises:
-        StudyMismatchError: if this version cannot read its profile.
+        StudyMismatchError: if this version cannot read a profile.
     """
     r = study.request
     budgets = [Budget(**limit) for limit in r["limits"]]
-    profile = profile_of(studies, study)
-    return Setting(space_of(study), profile, study.batch_size, budgets, r["schemes"])
+    profiles = profiles_of(studies, study)
+    return Setting(space_of(study), profiles, study.batch_size, budgets, r["schemes"])
 
 
 def obtain(
@@ -173,6 +188,13 @@ def equip(
     runtime = profile.runtime
     evaluator = _evaluator(supernet, data, runtime.name, runtime.native, batch_size)
     return Equipment(candidates, data, profile, supernet, evaluator)
+
+
+def equip_for(equipment: Equipment, profile: DeviceProfile, schemes: Sequence[str]) -> Equipment:
+    """The equipment of another target of a study: its words, its arithmetic, the same supernet."""
+    e = equipment
+    candidates = CandidateSpace(e.candidates.space, tuple(schemes))
+    return equip(candidates, e.data, profile, e.supernet, e.evaluator.batch_size)
 
 
 def _evaluator(

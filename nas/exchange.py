@@ -22,7 +22,7 @@ from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import ENERGY_FIGURES, OBJECTIVES
+from nas.study import ENERGY_FIGURES, flat_costs, front_columns, is_maximised
 
 if TYPE_CHECKING:
     import optuna
@@ -237,7 +237,7 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
         target = optuna.create_study(
             storage=optuna.storages.RDBStorage(url),
             study_name=name,
-            directions=["maximize" if OBJECTIVES[o][1] else "minimize" for o in study.objectives],
+            directions=["maximize" if is_maximised(o) else "minimize" for o in study.objectives],
             load_if_exists=True,
         )
         _refuse_other(target, study.objectives)
@@ -267,7 +267,7 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
 
 def _refuse_other(target: optuna.Study, objectives: list[str]) -> None:
     named = target.metric_names
-    wanted = [OBJECTIVES[o][1] for o in objectives]
+    wanted = [is_maximised(o) for o in objectives]
     there = [d.name == "MAXIMIZE" for d in target.directions]
     if (named is not None and list(named) != objectives) or there != wanted:
         raise StorageError(
@@ -288,21 +288,21 @@ def _as_optuna(
         for choice in setting.candidates.choices.choices
         if choice.name in values
     }
-    columns = [OBJECTIVES[o][0] for o in objectives]
     states = optuna.trial.TrialState
     state = {"complete": states.COMPLETE, "partial": states.PRUNED, "failed": states.FAIL}
-    complete = trial.state == "complete"
-    costs = [(getattr(trial, b.column), b.limit) for b in setting.budgets]
+    complete, columns = trial.state == "complete", front_columns(objectives)
+    costs = [(trial.figure(b.column), b.limit) for b in setting.budgets]
     excess = [float(cost) / limit - 1.0 for cost, limit in costs if cost is not None]
     figures = ("quality_noise", "part_noise", "examples", "latency_ms", "latency_ms_upper",
                *ENERGY_FIGURES, "memory_bytes", "params", "weight_bytes", "macs", "reason",
                "seconds")  # fmt: skip
     attributes = {f: v for f in figures if (v := getattr(trial, f)) is not None}
+    attributes |= flat_costs(trial.target_costs)
     if trial.state == "partial":
         attributes |= {"quality": trial.quality, "goal": trial.origin.get("goal")}
     made = optuna.trial.create_trial(
         state=state[trial.state],
-        values=[float(getattr(trial, c)) for c in columns] if complete else None,
+        values=[float(trial.figure(c) or 0.0) for c in columns] if complete else None,
         params={name: values[name] for name in kinds},
         distributions=kinds,
         user_attrs={NUMBER: trial.number, "why": trial.origin.get("kind"), **attributes},

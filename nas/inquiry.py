@@ -301,11 +301,9 @@ def predict(
     architecture = parse_architecture(space, arch)
     scheme = scheme or setting.profile.precisions[0]
     costs = _costs(setting, architecture, scheme)
-    latency, energy = setting.costs.latency, setting.costs.energy
-    weights, in_flash = (
-        format_quantity("weights", costs["weight_bytes"]),
-        setting.costs.weights_in_flash,
-    )
+    model = setting.costs.first
+    latency, energy = model.latency, model.energy
+    weights, in_flash = format_quantity("weights", costs["weight_bytes"]), model.weights_in_flash
     where = f"batch {batch_size}, on {setting.profile.name}"
     lines = [
         f"{space.describe(architecture)} in {scheme}, {where}",

@@ -13,6 +13,7 @@ from nas.data.metric import ACCURACY, LOSS, METRICS, Metric, metric_of
 from nas.errors import StudyMismatchError, UsageError, nearest
 from nas.stop import Flat
 from nas.study import OBJECTIVES
+from nas.target_names import PER_TARGET, at, labels_of, split
 
 DEFAULT_STORAGE = "sqlite:///nas.db"
 DEFAULT_OUT = Path("nas-out")
@@ -25,12 +26,14 @@ class SearchRequest:
 
     Attributes:
         space: name of the family.
-        target: name of a device, `cpu` for this machine, or a profile's file.
-        budgets: limits as typed, such as `5ms`.
+        target: name of a device, `cpu` for this machine, or a profile's file; several of them
+            for a search on several targets, the first of which gives the arithmetic.
+        budgets: limits as typed, such as `5ms`, or `a100:5ms` of one of several targets.
         preset: of the space; None picks the one that fits the data.
         data: name of a data set or a folder; None is the space's default.
         objectives: names. One is what the data are judged by (accuracy, or bits per byte of
-            text, or loss) and is really evaluated; empty means that and latency.
+            text, or loss) and is really evaluated; empty means that and latency. Of several
+            targets `latency@a100` is that of one, `latency` stands for that of each.
         trials: real evaluations in all, those done before included.
         seed: of the search.
         sampler: name from the registry of samplers.
@@ -44,7 +47,7 @@ class SearchRequest:
     """
 
     space: str = "vit"
-    target: str = "cpu"
+    target: str | tuple[str, ...] = "cpu"
     budgets: tuple[str, ...] = ()
     preset: str | None = None
     data: str | None = None
@@ -60,10 +63,8 @@ class SearchRequest:
     first_look: float | None = None
 
     def __post_init__(self) -> None:
-        parse_budgets(self.budgets)
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise nearest(name, OBJECTIVES, "objective")
+        parse_budgets(self.budgets, self.labels)
+        objectives = [name for asked in self.objectives for name in self._on_targets(asked)]
         qualities = [name for name in self.objectives if name in METRICS]
         if self.objectives and len(qualities) != 1:
             raise UsageError(
@@ -71,7 +72,7 @@ class SearchRequest:
                 f"Qualities: {', '.join(METRICS)} (of text). "
                 f"Costs: {', '.join(n for n in OBJECTIVES if n not in METRICS)}.",
             )
-        if len(set(self.objectives)) != len(self.objectives):
+        if len(set(objectives)) != len(objectives):
             raise UsageError("an objective stands twice.", "Give each once.")
         for what, value, most in (
             ("--trials", self.trials, MAX_TRIALS),
@@ -87,21 +88,44 @@ class SearchRequest:
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"--seed must be from 0 to {2**32 - 1:,}.", "")
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """As typed, one or several."""
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the targets are called."""
+        return labels_of(self.targets)
+
+    def _on_targets(self, objective: str) -> list[str]:
+        """An objective's own name; of several targets, its name on each that it is of."""
+        name, target = split(objective)
+        if name not in OBJECTIVES:
+            raise nearest(name, OBJECTIVES, "objective")
+        if target is not None and target not in self.labels:
+            raise nearest(target, self.labels, "target of this search")
+        if target is not None and name not in PER_TARGET:
+            raise UsageError(f"{name} is the same on every target.", f"Write {name} alone.")
+        if len(self.labels) == 1 or name not in PER_TARGET:
+            return [name]
+        return [at(name, label) for label in ([target] if target else self.labels)]
+
     def judged_by(self, metric: Metric) -> SearchRequest:
         """This request with its objectives named, for data that are judged by a metric.
 
         Raises:
             UsageError: if it asks for another quality.
         """
-        if not self.objectives:
-            return replace(self, objectives=(metric.name, "latency"))
-        loss = metric is ACCURACY and LOSS.name in self.objectives
-        if metric.name not in self.objectives and not loss:
+        asked = self.objectives or (metric.name, "latency")
+        loss = metric is ACCURACY and LOSS.name in asked
+        if metric.name not in asked and not loss:
             raise UsageError(
                 f"these data are judged by {metric.name}.",
                 f"Write --objective {metric.name}, or name other data.",
             )
-        return self
+        named = tuple(name for each in asked for name in self._on_targets(each))
+        return self if named == self.objectives else replace(self, objectives=named)
 
     @property
     def quality(self) -> str:
@@ -109,10 +133,18 @@ class SearchRequest:
         return metric_of(self.objectives).name
 
     def study_name(self) -> str:
-        """A readable name made of space, target and budget."""
-        target = self.target.rsplit("/", 1)[-1].removesuffix(".json")
-        budgets = [str(b).removeprefix("latency<=") for b in parse_budgets(self.budgets)]
-        parts = [self.space, self.preset, target, *(budgets or ["free"])]
+        """A readable name made of space, targets and budgets."""
+        budgets = parse_budgets(self.budgets, self.labels)
+        several = len(self.labels) > 1
+
+        def limits(target: str | None) -> list[str]:
+            own = [replace(b, target=None) for b in budgets if b.target == target]
+            return [str(b).removeprefix("latency<=") for b in own]
+
+        parts = [self.space, self.preset]
+        for label in self.labels:
+            parts += [label, *(limits(label) if several else [])]
+        parts += limits(None) if budgets else ["free"]
         if self.batch_size != 1:
             parts.append(f"b{self.batch_size}")
         text = "-".join(p for p in parts if p)
@@ -120,7 +152,8 @@ class SearchRequest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads back."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return plain if len(self.targets) > 1 else {**plain, "target": self.targets[0]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SearchRequest:

@@ -7,36 +7,47 @@ supernet, study, loop, front, export and verification.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile
 from nas import __version__
-from nas.archive import draw, open_study, read_study, resume_command
+from nas.archive import arithmetic_line, draw, open_study, read_study, resume_command
 from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
 from nas.data.first_look import FirstLook
 from nas.data.metric import METRICS
 from nas.engine.samplers import require_sampler
-from nas.equipment import Equipment, equip, obtain, profile_of, space_and_data, target_profile
+from nas.equipment import (
+    Equipment,
+    equip,
+    equip_for,
+    obtain,
+    profiles_of,
+    space_and_data,
+    target_profiles,
+)
 from nas.errors import ExecutorError, NotFoundError, UsageError
 from nas.events import Event, Listener, silent
 from nas.executors.registry import require_executor
 from nas.files import require_writable
+from nas.one_target import on_target
 from nas.request import RunOptions, SearchRequest, refuse_mismatch
 from nas.setting import Reach, Setting
 from nas.storage.database import open_database
 from nas.storage.records import ProfileRecord, StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import OBJECTIVES, Study, front_columns
+from nas.study import Study, front_columns, judged_column
+from nas.target_names import at
 from nas.targets import can_verify, local_profile
 from nas.training.store import TrainedSupernet
 from nas.trials import run_trials, with_test_quality
+from predictors.costs import CostModel
 
 if TYPE_CHECKING:
     from nas.executors.ray_measure import RayMeasurer
@@ -77,14 +88,14 @@ def search(
         raise UsageError(f"{name!r} cannot name a study and its folder.", "Leave out / and \\.")
     require_writable(options.out / name / "front.png", "--out")
     # Nothing is created before the request is known to be sound.
-    known, profile = _existing(name, request, options.storage)
-    if profile is None:
-        profile = target_profile(request, space, listener)
-    budgets = parse_budgets(request.budgets)
-    setting = Setting(space, profile, request.batch_size, budgets, request.schemes)
+    known, profiles = _existing(name, request, options.storage)
+    if not profiles:
+        profiles = target_profiles(request, space, listener)
+    budgets = parse_budgets(request.budgets, request.labels)
+    setting = Setting(space, profiles, request.batch_size, budgets, request.schemes)
     setting.require_figures(front_columns(request.objectives))
     reaches = setting.require_reachable()
-    for line in (*_provenance(setting).values(), *map(str, reaches)):
+    for line in (*_said_of_targets(setting), *map(str, reaches)):
         listener(Event("note", line))
     with _studies(options.storage) as studies:
         digest = known.supernet_digest if known else None
@@ -95,14 +106,13 @@ def search(
         listener(Event("study", f"study {name}; resume with: {resume_with}"))
         with studies.claimed(known.id):
             judged = replace(data, judged_by=request.quality)
-            equipment = equip(setting.candidates, judged, profile, supernet, request.batch_size)
+            size = request.batch_size
+            equipment = equip(setting.candidates, judged, setting.profile, supernet, size)
             run_trials(studies, known, request, setting, equipment, options, listener)
             _require_one(studies, known)
-            found = read_study(studies, known)
             out = options.out if options.export else None
-            _report_front(studies, found, equipment, out, listener)
-            if options.export and can_verify(profile):
-                _verify(studies, read_study(studies, known), equipment, listener)
+            timed = [label for label, profile in profiles.items() if can_verify(profile)]
+            _report_front(studies, known, equipment, profiles, out, listener, timed)
             found = read_study(studies, known)
         draw(found, options.out)
         return found
@@ -121,15 +131,15 @@ def _require_one(studies: Studies, study: StudyRecord) -> None:
 
 def _existing(
     name: str, request: SearchRequest, url: str
-) -> tuple[StudyRecord | None, DeviceProfile | None]:
-    """The study that this request continues, with its profile; neither if there is none."""
+) -> tuple[StudyRecord | None, dict[str, DeviceProfile]]:
+    """The study that this request continues, with its profiles; neither if there is none."""
     try:
         with _studies(url, create=False) as studies:
             known = studies.find_study(name)
             _continue(studies, known, request)
-            return known, profile_of(studies, known)
+            return known, profiles_of(studies, known)
     except NotFoundError:
-        return None, None
+        return None, {}
 
 
 def _continue(studies: Studies, known: StudyRecord, request: SearchRequest) -> None:
@@ -153,22 +163,22 @@ def _open_study(
     data: Dataset,
     supernet: TrainedSupernet,
 ) -> StudyRecord:
+    for each in setting.targets.values():
+        document = each.model_dump(mode="json")
+        studies.save_profile(ProfileRecord(each.name, each.fingerprint(), document))
     profile = setting.profile
-    studies.save_profile(
-        ProfileRecord(profile.name, profile.fingerprint(), profile.model_dump(mode="json"))
-    )
     limits = [asdict(budget) for budget in setting.budgets]
     return studies.create_study(
         StudyRecord(
             name=name,
             space=request.space,
             preset=setting.space.preset,
-            target=request.target,
+            target=", ".join(request.targets),
             runtime=profile.runtime.name,
             batch_size=request.batch_size,
             data=data.name,
             objectives=list(request.objectives),
-            budgets=[str(b) for b in parse_budgets(request.budgets)],
+            budgets=[str(b) for b in parse_budgets(request.budgets, request.labels)],
             seed=request.seed,
             sampler=request.sampler,
             request={
@@ -180,8 +190,9 @@ def _open_study(
                 "n_validation": len(data.validation),
                 "n_originals": len(data.validation) // data.validation.draws,
                 "reach": [str(reach) for reach in reaches],
-                **_provenance(setting),
+                **_provenance(setting.costs.first),
                 "reference": _reference(request, setting, data),
+                **_targets(setting, reaches),
             },
             supernet_fingerprint=supernet.fingerprint,
             supernet_digest=supernet.digest,
@@ -191,11 +202,37 @@ def _open_study(
     )
 
 
-def _provenance(setting: Setting) -> dict[str, str]:
+def _provenance(model: CostModel) -> dict[str, str]:
     """Where the predictions come from: latency, and energy where the target has figures of it."""
-    costs = setting.costs
-    lines = {"target_summary": costs.latency.provenance}
-    return lines | ({} if costs.energy is None else {"energy_summary": costs.energy.provenance})
+    lines = {"target_summary": model.latency.provenance}
+    return lines | ({} if model.energy is None else {"energy_summary": model.energy.provenance})
+
+
+def _targets(setting: Setting, reaches: list[Reach]) -> dict[str, Any]:
+    """What is kept of each of several targets; see `nas.one_target`."""
+    of_each = {
+        label: {
+            "profile": setting.targets[label].fingerprint(),
+            "runtime": setting.targets[label].runtime.name,
+            "schemes": list(setting.schemes[label]),
+            "reach": [str(r) for r in reaches if r.budget.target in (None, label)],
+            **_provenance(setting.costs.models[label]),
+        }
+        for label in setting.labels
+    }
+    return {"targets": of_each} if of_each else {}
+
+
+def _said_of_targets(setting: Setting) -> list[str]:
+    """Where each target's predictions come from, and what candidates are evaluated in."""
+    lines = []
+    for label, model in setting.costs.models.items():
+        of = f"{label}: " if setting.labels else ""
+        lines += [of + line for line in _provenance(model).values()]
+    if setting.labels:
+        first, *others = setting.labels
+        lines.append(arithmetic_line(first, setting.profile.runtime.name, others))
+    return lines
 
 
 def _reference(request: SearchRequest, setting: Setting, data: Dataset) -> dict[str, float]:
@@ -210,11 +247,12 @@ def _reference(request: SearchRequest, setting: Setting, data: Dataset) -> dict[
     }
     limits = {budget.column: budget.limit for budget in setting.budgets}
     point = {}
-    for name in request.objectives:
-        column, _ = OBJECTIVES[name]
+    latencies = [at("latency", label) for label in setting.labels]  # of the front of each alone
+    for name in dict.fromkeys([*request.objectives, *latencies]):
         if name in METRICS:
             point[name] = chance[name]
         else:
+            column = judged_column(name)
             largest = setting.costs.extreme(column, largest=True)[0]
             point[name] = float(min(largest, limits.get(column, largest)))
     return point
@@ -237,13 +275,13 @@ def resume(
     return search(replace(request, trials=max(wanted, 1)), options, listener)
 
 
-def _equipment(study: Study, options: RunOptions, listener: Listener) -> Equipment:
-    """What a finished study was evaluated with."""
+def _equipment(
+    study: Study, profile: DeviceProfile, options: RunOptions, listener: Listener
+) -> Equipment:
+    """What a finished study was evaluated with; the profile is that of its first target."""
     r = study.record
     request = SearchRequest.from_json(r.request["asked"])
     space, data = space_and_data(request.space, request.preset, request.data)
-    with _studies(options.storage, create=False) as studies:
-        profile = profile_of(studies, r)
     supernet = obtain(request, options, space, data, r.supernet_digest, listener)
     candidates = CandidateSpace(space, tuple(r.request["schemes"]))
     judged = replace(data, judged_by=study.metric.name)
@@ -253,43 +291,22 @@ def _equipment(study: Study, options: RunOptions, listener: Listener) -> Equipme
 def export(name: str, options: RunOptions | None = None, listener: Listener = silent) -> Study:
     """Write each network of a study's front, checked against the supernet's output.
 
+    Of several targets each gets files of its own.
+
     Raises:
         ExportError: if one cannot be written or differs.
     """
     options = options or RunOptions()
     study = open_study(name, options.storage)
-    equipment = _equipment(study, options, listener)
     with _studies(options.storage) as studies:
-        _report_front(studies, study, equipment, options.out, listener)
+        profiles = profiles_of(studies, study.record)
+        equipment = _equipment(study, next(iter(profiles.values())), options, listener)
+        _report_front(studies, study.record, equipment, profiles, options.out, listener, ())
         return read_study(studies, study.record)
 
 
-def _report_front(
-    studies: Studies, study: Study, equipment: Equipment, out: Path | None, listener: Listener
-) -> None:
-    """Test quality of every network of the front; and its files, if there is a folder."""
-    from nas.export.front import FrontExporter
-
-    front = study.front_trials()
-
-    def complete(trial: TrialRecord) -> TrialRecord:
-        e = equipment
-        return with_test_quality(studies, trial, e.candidates, e.evaluator, e.data)
-
-    if out is None:
-        for done, trial in enumerate(front, 1):
-            complete(trial)
-            text = f"{study.metric.title} on the test part"
-            listener(Event("test", text, done, len(front)))
-        return
-    exporter = FrontExporter(study, equipment, out / study.name)
-    for done, artefact in enumerate(exporter.write(front, complete), 1):
-        studies.add_artefact(artefact)
-        listener(Event("export", f"subnet {done} of {len(front)}", done, len(front)))
-
-
 def verify(name: str, options: RunOptions | None = None, listener: Listener = silent) -> Study:
-    """Time the front for real where the target is this machine, or a node of a Ray cluster.
+    """Time the front for real where a target is this machine, or a node of a Ray cluster.
 
     Raises:
         MeasureError: if a network cannot be run there.
@@ -298,26 +315,28 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
     options = options or RunOptions()
     study = open_study(name, options.storage)
     with _studies(options.storage, create=False) as studies:
-        profile = profile_of(studies, study.record)
+        profiles = profiles_of(studies, study.record)
     with ExitStack() as opened:
         measurer = None
         if options.measure_on is not None:
             measurer = opened.enter_context(_measurer(options.measure_on))
         where = "this machine" if measurer is None else f"the node {options.measure_on!r}"
-        if not can_verify(profile, None if measurer is None else measurer.device()):
+        cpu = None if measurer is None else measurer.device()
+        here = {label: profile for label, profile in profiles.items() if can_verify(profile, cpu)}
+        if not here:
+            named = [f"{p.device.name} under {p.runtime.name}" for p in profiles.values()]
             text = (
-                f"{profile.device.name} under {profile.runtime.name} is not {where}: nothing was "
-                "measured. Verify on the device itself, from the exported subnets."
+                f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'} not {where}: nothing "
+                "was measured. Verify on the device itself, from the exported subnets."
             )
             listener(Event("note", text))
             return replace(study, notes=(text,))
-        equipment = _equipment(study, options, listener)
+        equipment = _equipment(study, next(iter(profiles.values())), options, listener)
+        measure = None if measurer is None else measurer.measure
         with _studies(options.storage) as studies:
-            _report_front(studies, study, equipment, options.out, listener)
-            shown = read_study(studies, study.record)
-            measure = None if measurer is None else measurer.measure
-            _verify(studies, shown, equipment, listener, measure)
-            found = read_study(studies, study.record)
+            record = study.record
+            _report_front(studies, record, equipment, here, options.out, listener, here, measure)
+            found = read_study(studies, record)
     draw(found, options.out)
     return found
 
@@ -331,17 +350,90 @@ def _measurer(label: str) -> RayMeasurer:
     return RayMeasurer(label)
 
 
+def _report_front(
+    studies: Studies,
+    record: StudyRecord,
+    equipment: Equipment,
+    profiles: Mapping[str, DeviceProfile],
+    out: Path | None,
+    listener: Listener,
+    timed: Collection[str],
+    measure: Measure | None = None,
+) -> None:
+    """Test quality of every network of the front, and its files for each target if wanted.
+
+    Args:
+        studies: of the database.
+        record: the study.
+        equipment: of its first target, in whose arithmetic networks are evaluated.
+        profiles: of the targets to write files for.
+        out: folder for them; None writes none and measures nothing.
+        listener: told of the progress.
+        timed: targets of these on which networks are timed.
+        measure: that times them; this machine does unless given.
+    """
+
+    def seen_on(label: str) -> Study:  # read anew: with what was found out meanwhile
+        study = read_study(studies, record)
+        return on_target(study, label) if record.targets else study
+
+    if out is None or record.targets:
+        _test_front(studies, read_study(studies, record), equipment, listener)
+    if out is None:
+        return
+    for label, profile in profiles.items():
+        target, mine, folder = None, equipment, out / record.name / "subnets"
+        if record.targets:
+            schemes = record.request["targets"][label]["schemes"]
+            target, mine, folder = label, equip_for(equipment, profile, schemes), folder / label
+        _export(studies, seen_on(label), mine, folder, target, listener)
+        if label in timed:
+            _verify(studies, seen_on(label), mine, target, listener, measure)
+
+
+def _test_front(studies: Studies, study: Study, equipment: Equipment, listener: Listener) -> None:
+    """Test quality of every network of the front."""
+    e, front = equipment, study.front_trials()
+    for done, trial in enumerate(front, 1):
+        with_test_quality(studies, trial, e.candidates, e.evaluator, e.data)
+        text = f"{study.metric.title} on the test part"
+        listener(Event("test", text, done, len(front)))
+
+
+def _export(
+    studies: Studies,
+    study: Study,
+    equipment: Equipment,
+    folder: Path,
+    target: str | None,
+    listener: Listener,
+) -> None:
+    """Write the front's networks, with their test quality where it is not known yet."""
+    from nas.export.front import FrontExporter
+
+    def complete(trial: TrialRecord) -> TrialRecord:
+        e = equipment
+        return with_test_quality(studies, trial, e.candidates, e.evaluator, e.data)
+
+    front = study.front_trials()
+    exporter = FrontExporter(study, equipment, folder)
+    for done, artefact in enumerate(exporter.write(front, complete), 1):
+        studies.add_artefact(replace(artefact, kind=at(artefact.kind, target)))
+        listener(Event("export", f"subnet {done} of {len(front)}", done, len(front)))
+
+
 def _verify(
     studies: Studies,
     study: Study,
     equipment: Equipment,
+    target: str | None,
     listener: Listener,
-    measure: Measure | None = None,
+    measure: Measure | None,
 ) -> None:
     from nas.verification import verify_front
 
     for record in verify_front(study, equipment, listener, measure):
-        studies.add_measurement(record)
+        studies.add_measurement(replace(record, quantity=at(record.quantity, target)))
 
 
 def train(

@@ -5,8 +5,8 @@ Needs no trained supernet: whether a budget can be met is known before any train
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +17,8 @@ from hw_profiles.profile import DeviceProfile
 from nas.budget import Budget, format_quantity
 from nas.candidate import CandidateSpace
 from nas.errors import BudgetError, UsageError, nearest
-from predictors.costs import CostModel
-from predictors.energy import energy_predictor
-from predictors.latency import latency_predictor
+from nas.joint_costs import JointCosts, common_schemes
+from nas.target_names import TARGET_FIGURES, at, split
 from search_spaces.choices import Genomes
 from search_spaces.space import Architecture, SearchSpace
 
@@ -54,56 +53,51 @@ class Reach:
 
 
 class Setting:
-    """A space on a target at a batch size, under budgets.
+    """A space on one target or several at a batch size, under budgets.
 
     Args:
         space: the architectures.
-        profile: the target.
+        targets: the profile of the target; of several, by what they are called, in order.
         batch_size: examples a forward pass.
         budgets: limits; relative ones are resolved against the space's largest.
-        schemes: restricts what the target offers.
+        schemes: restricts what the targets offer, in the words of the first.
+
+    Attributes:
+        targets: profiles by what they are called, one or several.
+        profile: of the first, in whose words and arithmetic candidates are.
+        schemes: of each target in its own words, in the order of the candidates'.
 
     Raises:
-        NotFoundError: if a scheme is not offered by the target.
-        ProfileError: if the profile lacks what the space's ops need.
-        UsageError: if the profile was measured at other batch sizes, or a budget limits what it
+        NotFoundError: if a scheme is not offered by every target.
+        ProfileError: if a profile lacks what the space's ops need.
+        UsageError: if a profile was measured at other batch sizes, or a budget limits what it
             has no figures of.
     """
 
     def __init__(
         self,
         space: SearchSpace,
-        profile: DeviceProfile,
+        targets: DeviceProfile | Mapping[str, DeviceProfile],
         batch_size: int = 1,
         budgets: Sequence[Budget] = (),
         schemes: Sequence[str] | None = None,
     ) -> None:
+        if isinstance(targets, DeviceProfile):
+            targets = {targets.name: targets}
+        self.targets = dict(targets)
+        self.profile = next(iter(self.targets.values()))
+        common = common_schemes(self.targets)
+        offered = next(iter(common.values()))
         for scheme in schemes or ():
-            if scheme not in profile.precisions:
-                raise nearest(scheme, profile.precisions, f"scheme on {profile.name}")
-        offered = [s for s in profile.precisions if schemes is None or s in schemes]
-        timed = {network.batch_size for network in profile.networks}
-        if timed and batch_size not in timed:
-            raise UsageError(
-                f"the profile {profile.name} was measured at batch size "
-                f"{', '.join(map(str, sorted(timed)))}, not {batch_size}.",
-                f"Measure with `nas profile --batch-size {batch_size}`.",
-            )
-        calibrated = profile.calibrated_for(space.name, space.preset)
-        self.profile = profile
+            if scheme not in offered:
+                raise nearest(scheme, offered, f"scheme on {self._names}")
+        for profile in self.targets.values():
+            _require_batch_size(profile, batch_size)
+        kept = [i for i, s in enumerate(offered) if schemes is None or s in schemes]
+        self.schemes = {label: tuple(words[i] for i in kept) for label, words in common.items()}
         self.batch_size = batch_size
-        self.candidates = CandidateSpace(space, tuple(offered))
-        self.costs = CostModel(
-            space,
-            self.candidates.choices,
-            offered,
-            latency_predictor(calibrated),
-            batch_size,
-            native=profile.precisions[0],
-            plans_buffers=profile.runtime.plans_buffers,
-            weights_in_flash=profile.device.flash_bytes is not None,
-            energy=energy_predictor(calibrated),
-        )
+        self.candidates = CandidateSpace(space, tuple(offered[i] for i in kept))
+        self.costs = JointCosts(self.candidates, self.targets, self.schemes, batch_size)
         self.require_figures(budget.column for budget in budgets)
         self._last: tuple[bytes, dict[str, NDArray[np.float64]]] = (b"", {})
         asked = [
@@ -112,11 +106,26 @@ class Setting:
         ]
         self.budgets = tuple(with_capacities(asked, self._capacities()))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What several targets are called; nothing where there is one."""
+        return tuple(self.targets) if len(self.targets) > 1 else ()
+
+    @property
+    def _names(self) -> str:
+        return " and ".join(profile.name for profile in self.targets.values())
+
     def _capacities(self) -> list[Budget]:
-        """What the device holds, where some candidate needs more."""
-        device = self.profile.device
-        held = {"memory": device.memory_bytes, "weights": device.flash_bytes}
-        limits = [Budget(name, float(size)) for name, size in held.items() if size is not None]
+        """What the devices hold, where some candidate needs more."""
+        limits = []
+        for label, profile in self.targets.items():
+            device, target = profile.device, label if self.labels else None
+            held = {"memory": device.memory_bytes, "weights": device.flash_bytes}
+            limits += [
+                Budget(name, float(size), target=target)
+                for name, size in held.items()
+                if size is not None
+            ]
         return [b for b in limits if self.costs.extreme(b.column, largest=True)[0] > b.limit]
 
     @property
@@ -133,15 +142,18 @@ class Setting:
         Raises:
             UsageError: if the target has no energy figures, and one of the columns is of energy.
         """
-        if set(columns) <= {*self.costs.columns, "quality"}:
-            return
-        why = self.profile.power.why_not if self.profile.power is not None else ""
-        raise UsageError(
-            f"the target {self.profile.name} has no energy figures, so energy can be neither "
-            f"limited nor an objective{': ' * bool(why)}{why}.",
-            "Limit latency instead, or take a target that has them: `nas targets` says which, and "
-            "`nas profile` measures them where a counter can be read.",
-        )
+        for column in columns:
+            if column == "quality" or column in self.costs.columns:
+                continue
+            label = split(column)[1]
+            profile = self.profile if label is None else self.targets[label]
+            why = profile.power.why_not if profile.power is not None else ""
+            raise UsageError(
+                f"the target {profile.name} has no energy figures, so energy can be neither "
+                f"limited nor an objective{': ' * bool(why)}{why}.",
+                "Limit latency instead, or take a target that has them: `nas targets` says "
+                "which, and `nas profile` measures them where a counter can be read.",
+            )
 
     @cached_property
     def _sample(self) -> dict[str, NDArray[np.float64]]:
@@ -185,7 +197,19 @@ class Setting:
             "params": round(costs["params"]),
             "weight_bytes": round(costs["weight_bytes"]),
             "macs": round(costs["macs"]),
+            "target_costs": self._target_costs(costs),
         }
+
+    def _target_costs(self, costs: Mapping[str, float]) -> dict[str, dict[str, float]] | None:
+        """The figures on each of several targets, bytes as whole numbers."""
+        return {
+            label: {
+                name: round(value) if name.endswith("_bytes") else value
+                for name in TARGET_FIGURES
+                if (value := costs.get(at(name, label))) is not None
+            }
+            for label in self.labels
+        } or None
 
     def violation(self, genomes: Genomes) -> NDArray[np.float64]:
         """Summed relative excess over the budgets, (n,); 0 where all are met."""
@@ -213,11 +237,12 @@ class Setting:
         reaches = [self.reach(budget) for budget in self.budgets]
         for reach in reaches:
             if reach.smallest > reach.budget.limit:
-                quantity = reach.budget.quantity
-                nearest_text = _rounded_up(quantity, reach.smallest)
+                quantity, target = reach.budget.quantity, reach.budget.target
+                nearest_text = _rounded_up(reach.budget, reach.smallest)
+                where = self._names if target is None else target
                 raise BudgetError(
                     f"no candidate of {self.space.name} ({self.space.preset}) on "
-                    f"{self.profile.name} meets {reach.budget}: the least it can reach is "
+                    f"{where} meets {reach.budget}: the least it can reach is "
                     f"{format_quantity(quantity, reach.smallest)}.",
                     f"Ask for {nearest_text} or more, or another space, preset or target.",
                 )
@@ -226,7 +251,8 @@ class Setting:
             if least > 0:
                 costs = self.costs.costs(genome[None, :])
                 has = ", ".join(
-                    f"{b.quantity} {format_quantity(b.quantity, float(costs[b.column][0]))}"
+                    f"{at(b.quantity, b.target)} "
+                    f"{format_quantity(b.quantity, float(costs[b.column][0]))}"
                     for b in self.budgets
                 )
                 raise BudgetError(
@@ -239,12 +265,22 @@ class Setting:
 
 def with_capacities(budgets: Sequence[Budget], capacities: Sequence[Budget]) -> list[Budget]:
     """Budgets with those of the device added, the smaller where both limit a quantity."""
-    own = {b.quantity: b for b in capacities}
-    limits = {b.quantity: min(b, own.get(b.quantity, b), key=lambda b: b.limit) for b in budgets}
-    return list((limits | {q: b for q, b in own.items() if q not in limits}).values())
+    own = {b.column: b for b in capacities}
+    limits = {b.column: min(b, own.get(b.column, b), key=lambda b: b.limit) for b in budgets}
+    return list((limits | {c: b for c, b in own.items() if c not in limits}).values())
 
 
-def _rounded_up(quantity: str, value: float) -> str:
+def _require_batch_size(profile: DeviceProfile, batch_size: int) -> None:
+    timed = {network.batch_size for network in profile.networks}
+    if timed and batch_size not in timed:
+        raise UsageError(
+            f"the profile {profile.name} was measured at batch size "
+            f"{', '.join(map(str, sorted(timed)))}, not {batch_size}.",
+            f"Measure with `nas profile --batch-size {batch_size}`.",
+        )
+
+
+def _rounded_up(budget: Budget, value: float) -> str:
     """A limit that is surely met: the value one unit of its third digit up."""
     step = 10.0 ** (np.floor(np.log10(value)) - 2)
-    return str(Budget(quantity, float(np.ceil(value / step * (1 + 1e-9)) * step)))
+    return str(replace(budget, limit=float(np.ceil(value / step * (1 + 1e-9)) * step)))

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from nas.data.metric import METRICS, Metric, metric_of
 from nas.engine.pareto import non_dominated
 from nas.storage.records import ArtefactRecord, MeasurementRecord, StudyRecord, TrialRecord
+from nas.target_names import at, split
 
-#: objective -> (column of a trial that is judged, whether more is better)
+#: objective on one target -> (figure of a trial that is judged, whether more is better)
 OBJECTIVES: dict[str, tuple[str, bool]] = {
     **{m.name: ("quality", m.larger_is_better) for m in METRICS.values()},
     "latency": ("latency_ms_upper", False),
@@ -32,7 +33,11 @@ ENERGY_FIGURES = ("energy_mj", "energy_mj_upper")
 
 @dataclass(frozen=True)
 class FrontRow:
-    """One network of a front; `energy_mj` and its bound are None where the target has none."""
+    """One network of a front; `energy_mj` and its bound are None where the target has none.
+
+    Of several targets the plain figures are those of the first; `target_costs` has them of each,
+    with what was measured on it and where its files are.
+    """
 
     trial: int
     quality: float
@@ -53,6 +58,13 @@ class FrontRow:
     policy_short: str | None = field(default=None)
     agreement: float | None = field(default=None)
     exported: str | None = field(default=None)
+    target_costs: dict[str, dict[str, Any]] | None = field(default=None)
+
+    @property
+    def folders(self) -> list[str]:
+        """Where it was exported to, a folder a target."""
+        on_each = [costs["exported"] for costs in (self.target_costs or {}).values()]
+        return [path for path in on_each or [self.exported] if path is not None]
 
     def to_dict(self, metric: Metric) -> dict[str, Any]:
         """Plain data in which the quality goes by its metric's name; see `plain_figures`."""
@@ -137,7 +149,7 @@ class Study:
         limited = any(
             limit["quantity"] == "energy" for limit in self.record.request.get("limits", [])
         )
-        return limited or "energy" in self.objectives
+        return limited or any(split(name)[0] == "energy" for name in self.objectives)
 
     @property
     def n_failed(self) -> int:
@@ -157,22 +169,36 @@ class Study:
         else:
             done = [t for t in self.trials if t.state == "complete" and t.feasible]
             columns = front_columns(self.objectives)
-            values = np.array([[getattr(t, column) for column in columns] for t in done], float)
+            values = np.array([[t.figure(column) for column in columns] for t in done], float)
             keep = on_front(self.objectives, values.reshape(len(done), len(columns)))
             found = [t for t, on in zip(done, keep, strict=True) if on]
         order = next((c for c in front_columns(self.objectives) if c != "quality"), "quality")
-        return tuple(sorted(found, key=lambda t: (getattr(t, order), t.number)))
+        return tuple(sorted(found, key=lambda t: (t.figure(order) or 0.0, t.number)))
 
     @cached_property
     def front(self) -> list[FrontRow]:
         """The Pareto front, fastest first; see `FrontRow`."""
         return [self._row(trial) for trial in self.front_trials()]
 
-    def _row(self, trial: TrialRecord) -> FrontRow:
+    def _found_on(self, trial: TrialRecord, target: str | None) -> dict[str, Any]:
+        """What was measured of a trial on a target, and where its files for it are."""
+        quantity, kind = at("latency_ms", target), at("subnet", target)
         measured = _latest(
-            [m for m in self.measurements if m.trial_id == trial.id and m.quantity == "latency_ms"]
+            [m for m in self.measurements if m.trial_id == trial.id and m.quantity == quantity]
         )
-        exported = [a for a in self.artefacts if a.trial_id == trial.id]
+        exported = [a for a in self.artefacts if a.trial_id == trial.id and a.kind == kind]
+        return {
+            "latency_ms_measured": measured.value if measured else None,
+            "agreement": measured.agreement if measured else None,
+            "exported": exported[-1].path if exported else None,
+        }
+
+    def _row(self, trial: TrialRecord) -> FrontRow:
+        costs = trial.target_costs and {
+            label: {**figures, **self._found_on(trial, label)}
+            for label, figures in trial.target_costs.items()
+        }
+        first = self.record.targets[0] if self.record.targets else None
         return FrontRow(
             trial=trial.number,
             quality=float(trial.quality or 0.0),
@@ -180,7 +206,6 @@ class Study:
             quality_test=trial.quality_test,
             latency_ms=float(trial.latency_ms or 0.0),
             latency_ms_upper=float(trial.latency_ms_upper or 0.0),
-            latency_ms_measured=measured.value if measured else None,
             energy_mj=trial.energy_mj,
             energy_mj_upper=trial.energy_mj_upper,
             memory_bytes=int(trial.memory_bytes or 0),
@@ -191,8 +216,8 @@ class Study:
             policy=trial.policy,
             architecture_short=trial.architecture_short,
             policy_short=trial.policy_short,
-            agreement=measured.agreement if measured else None,
-            exported=exported[-1].path if exported else None,
+            target_costs=costs,
+            **self._found_on(trial, first),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,6 +227,7 @@ class Study:
             "space": self.record.space,
             "preset": self.record.preset,
             "target": self.record.target,
+            **({"targets": list(self.record.targets)} if self.record.targets else {}),
             "batch_size": self.record.batch_size,
             "data": self.record.data,
             "objectives": self.objectives,
@@ -213,22 +239,49 @@ class Study:
 
 
 def plain_figures(fields: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
-    """Fields with the quality under its metric's name, and without an energy that is unknown."""
+    """Fields with the quality under its metric's name, and without an energy that is unknown.
+
+    The figures on each of several targets become fields of their own, such as `latency_ms@a100`.
+    """
     return {
         name.replace("quality", metric.name): value
         for name, value in fields.items()
-        if name not in ENERGY_FIGURES or value is not None
+        if name != "target_costs" and (name not in ENERGY_FIGURES or value is not None)
+    } | flat_costs(fields["target_costs"])
+
+
+def flat_costs(target_costs: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    """The figures on each of several targets under `figure@target`."""
+    return {
+        at(name, label): value
+        for label, figures in (target_costs or {}).items()
+        for name, value in figures.items()
     }
 
 
+def judged_column(objective: str) -> str:
+    """The figure of a trial that an objective is judged by.
+
+    >>> judged_column("latency"), judged_column("latency@a100")
+    ('latency_ms_upper', 'latency_ms_upper@a100')
+    """
+    name, target = split(objective)
+    return at(OBJECTIVES[name][0], target)
+
+
+def is_maximised(objective: str) -> bool:
+    """Whether more of an objective is better."""
+    return OBJECTIVES[split(objective)[0]][1]
+
+
 def front_columns(objectives: Sequence[str]) -> list[str]:
-    """The columns of a trial that objectives are judged by."""
-    return [OBJECTIVES[name][0] for name in objectives]
+    """The figures of a trial that objectives are judged by."""
+    return [judged_column(name) for name in objectives]
 
 
 def on_front(objectives: Sequence[str], values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which rows of `front_columns` (n, k) no other dominates, (n,)."""
-    return non_dominated(values, [OBJECTIVES[name][1] for name in objectives])
+    return non_dominated(values, [is_maximised(name) for name in objectives])
 
 
 def _latest(measurements: Sequence[MeasurementRecord]) -> MeasurementRecord | None:

@@ -23,17 +23,17 @@ from nas.setting import Setting
 from nas.storage.patience import patiently
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import OBJECTIVES
+from nas.study import is_maximised, judged_column
 from search_spaces.choices import Genomes
 
 
 def problem_of(request: SearchRequest, setting: Setting) -> Problem:
     """The request as a search problem: costs are known, the quality is evaluated."""
-    columns = {name: OBJECTIVES[name] for name in request.objectives}
+    columns = {name: judged_column(name) for name in request.objectives if name not in METRICS}
 
     def costs(genomes: Genomes) -> dict[str, NDArray[np.float64]]:
         found = setting.costs_of(genomes)
-        return {name: found[c] for name, (c, _) in columns.items() if name not in METRICS}
+        return {name: found[column] for name, column in columns.items()}
 
     def features(genomes: Genomes) -> NDArray[np.float64]:
         found = setting.costs_of(genomes)
@@ -43,7 +43,8 @@ def problem_of(request: SearchRequest, setting: Setting) -> Problem:
     return Problem(
         choices=setting.candidates.choices,
         objectives=tuple(
-            Objective(name, more, known=name not in METRICS) for name, (_, more) in columns.items()
+            Objective(name, is_maximised(name), known=name in columns)
+            for name in request.objectives
         ),
         costs=costs,
         violation=setting.violation,

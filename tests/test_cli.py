@@ -185,7 +185,9 @@ def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
     for words, says in [
         (("--trials", "5"), "9 trials already"),
         (("--trials", "12", "--seed", "1"), "seed was 0, now 1"),
-        (("--trials", "12", "--target", "a100", "--schemes", "bf16"), "schemes was"),
+        (("--trials", "12", "--schemes", "bf16"), "schemes was"),
+        (("--trials", "12", "--target", "t4", "--study", study), "was a100, now a100, t4"),
+        (("--trials", "12", "--target", "a100"), "two targets are called a100"),
         (("--trials", "12", "--sampler", "random"), "sampler was guided, now random"),
     ]:
         code, _, err = run(*SEARCH, *words, "--no-export")

@@ -80,6 +80,23 @@ def test_a_front_is_verified_on_this_machine(options: RunOptions) -> None:
     again = service.verify(study.name, options)  # measures anew, keeps what was
     assert len(again.measurements) == 2 * len(study.measurements)
 
+    # beside a target that is elsewhere: this one alone is measured, on files of its own
+    both = nas.search(
+        "vit", ("a100", "cpu"), "a100:300us", trials=3, storage=options.storage, out=options.out,
+        study="both",
+    )  # fmt: skip
+    assert both.front
+    for row in both.front:
+        a100, cpu = (row.target_costs or {}).values()
+        assert (a100["latency_ms_measured"], row.latency_ms_measured) == (None, None)
+        assert cpu["latency_ms_measured"] > 0
+        assert cpu["agreement"] > 0.97
+        assert Path(cpu["exported"]).parent.name == "cpu"
+    assert {m.quantity for m in both.measurements} == {"latency_ms@cpu"}
+    anew = service.verify("both", options)
+    assert len(anew.measurements) == 2 * len(both.measurements)
+    assert open_study("both", options.storage, "cpu").front[0].latency_ms_measured
+
 
 def test_verifying_another_machine_s_target_measures_nothing(options: RunOptions) -> None:
     study = nas.search("vit", "a100", trials=2, storage=options.storage, export=False)

@@ -41,12 +41,12 @@ LEAST_AGREEMENT = 0.97
 
 
 class FrontExporter:
-    """Writes trials of a study to `folder/subnets/trial-NNNN`.
+    """Writes trials of a study to `folder/trial-NNNN`.
 
     Args:
         study: whose trials they are.
         equipment: that they were evaluated with.
-        folder: of the study.
+        folder: of its subnets.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class FrontExporter:
                 yield self._artefact(trial)
 
     def _place(self, trial: TrialRecord) -> Path:
-        return self.folder / "subnets" / f"trial-{trial.number:04d}"
+        return self.folder / f"trial-{trial.number:04d}"
 
     def _artefact(self, trial: TrialRecord) -> ArtefactRecord:
         place = self._place(trial)
@@ -161,10 +161,14 @@ class FrontExporter:
 
     def _objectives(self, trial: TrialRecord, part: str) -> dict[str, dict[str, Any]]:
         predicted = f"predicted for {self.study.record.target}"
+        request = self.study.record.request
+        arithmetic = "simulated arithmetic"
+        if "arithmetic_of" in request:
+            arithmetic += f" of {request['arithmetic_of']}"
         counted = "counted from the architecture and policy"
         metric = self.data.metric.name
         figures = {
-            metric: (trial.quality, f"supernet weights, simulated arithmetic, {part} of val"),
+            metric: (trial.quality, f"supernet weights, {arithmetic}, {part} of val"),
             f"{metric}_test": (trial.quality_test, "the same, on the test part"),
             "latency_ms": (trial.latency_ms, predicted),
             "latency_ms_upper": (trial.latency_ms_upper, f"upper bound, {predicted}"),

@@ -13,7 +13,8 @@ from nas.data.metric import METRICS, metric_of
 from nas.engine.pareto import Floats, hypervolume, minimised
 from nas.events import Event
 from nas.storage.records import StudyRecord, TrialRecord
-from nas.study import OBJECTIVES
+from nas.study import front_columns, is_maximised, judged_column
+from nas.target_names import split
 
 BEST = 3
 RECENT = 20
@@ -48,9 +49,9 @@ class Standing:
         names = list(record.objectives)
         self.total = total
         self.metric = metric_of(names)
-        self._columns = [OBJECTIVES[name] for name in names]
+        self._columns = front_columns(names)
         self._names = names
-        self._more = [more for _, more in self._columns]
+        self._more = [is_maximised(name) for name in names]
         self.reference = reference_point(record, before)
         self._box = float(
             np.prod([abs(self.reference[name] - IDEAL.get(name, 0.0)) for name in names])
@@ -98,7 +99,7 @@ class Standing:
 
     def _widen(self, trial: TrialRecord) -> bool:
         """Put a trial on the front if it belongs there."""
-        row = np.array([[getattr(trial, column) for column, _ in self._columns]], dtype=float)
+        row = np.array([[trial.figure(column) for column in self._columns]], dtype=float)
         new, old = minimised(row, self._more)[0], minimised(self._values, self._more)
         if len(old) and (old <= new).all(axis=1).any():
             return False
@@ -146,8 +147,8 @@ class Standing:
             detail.append(f"not evaluated {self.examples_saved:,} validation examples")
         for trial in best:
             costs = [
-                f"{name} {format_quantity(name, float(getattr(trial, column)))}"
-                for name, (column, _) in zip(self._names, self._columns, strict=True)
+                f"{name} {format_quantity(split(name)[0], float(trial.figure(column) or 0.0))}"
+                for name, column in zip(self._names, self._columns, strict=True)
                 if name not in METRICS
             ]
             value = self.metric.format(float(trial.quality or 0.0))
@@ -171,9 +172,9 @@ def reference_point(record: StudyRecord, trials: Iterable[TrialRecord] = ()) -> 
         return {name: float(stored[name]) for name in record.objectives}
     point = {}
     for name in record.objectives:
-        column, more = OBJECTIVES[name]
-        values = [float(v) for t in trials if (v := getattr(t, column)) is not None]
-        point[name] = 0.0 if more else max(values, default=1.0)
+        found = (trial.figure(judged_column(name)) for trial in trials)
+        values = [float(value) for value in found if value is not None]
+        point[name] = 0.0 if is_maximised(name) else max(values, default=1.0)
     return point
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ from nas.candidate import CandidateSpace
 from nas.data.metric import Metric
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.study import plain_figures
+from nas.target_names import TARGET_FIGURES, at, split
 
 #: kind of a proposal -> what it means; another is the name of a sampler
 KINDS = {
@@ -24,16 +26,21 @@ KINDS = {
 
 def trial_row(trial: TrialRecord, metric: Metric) -> dict[str, Any]:
     """A trial in a table of all."""
-    energy = {}
-    if trial.energy_mj_upper is not None:
-        energy = {"energy bound": format_quantity("energy", trial.energy_mj_upper)}
+    if trial.target_costs:
+        bounds = {
+            f"bound on {label}": _quantity("latency", figures["latency_ms_upper"])
+            for label, figures in trial.target_costs.items()
+        }
+    else:
+        bounds = {"bound": _quantity("latency", trial.latency_ms_upper)}
+        if trial.energy_mj_upper is not None:
+            bounds["energy bound"] = format_quantity("energy", trial.energy_mj_upper)
+        bounds["memory"] = _quantity("memory", trial.memory_bytes)
     return {
         "trial": trial.number,
         "state": trial.state if trial.feasible or trial.state == "failed" else "over budget",
         metric.title: None if trial.quality is None else metric.format(trial.quality),
-        "bound": _quantity("latency", trial.latency_ms_upper),
-        **energy,
-        "memory": _quantity("memory", trial.memory_bytes),
+        **bounds,
         "params": _quantity("params", trial.params),
         "seconds": f"{trial.seconds:.2f}",
         "chosen": str(trial.origin.get("kind", "-")),
@@ -81,22 +88,34 @@ def trial_lines(
         lines.append(f"{'quality':<9} {metric.title} {metric.format(trial.quality)}{by}")
     if trial.state == "partial":
         lines.append(_given_up(trial, study, metric))
-    predicted = {
-        "latency": (trial.latency_ms, trial.latency_ms_upper),
-        "energy": (trial.energy_mj, trial.energy_mj_upper),
-    }
-    lines += [
-        f"{name:<9} {format_quantity(name, mean)}, at most {format_quantity(name, upper)} "
-        "(predicted)"
-        for name, (mean, upper) in predicted.items()
-        if mean is not None and upper is not None
-    ]
-    costs = {"memory": trial.memory_bytes, "weights": trial.weight_bytes,
-             "params": trial.params, "macs": trial.macs}  # fmt: skip
-    known = [f"{n} {format_quantity(n, v)}" for n, v in costs.items() if v is not None]
+    plain: dict[str, Any] = {name: getattr(trial, name) for name in TARGET_FIGURES}
+    on_each: list[tuple[str | None, Any]] = [*(trial.target_costs or {}).items()]
+    on_each = on_each or [(None, plain)]
+    for label, figures in on_each:
+        lines += _predicted(figures, "" if label is None else f" on {label}")
+    counted = {
+        at(name, label): figures.get(column)
+        for label, figures in on_each
+        for name, column in (("memory", "memory_bytes"), ("weights", "weight_bytes"))
+    } | {"params": trial.params, "macs": trial.macs}
+    known = [f"{n} {format_quantity(split(n)[0], v)}" for n, v in counted.items() if v is not None]
     lines.append(f"costs     {', '.join(known)}")
     lines.append(f"evaluated {trial.created_at:%Y-%m-%d %H:%M:%S} UTC in {trial.seconds:.2f} s")
     return lines + _why(trial, metric)
+
+
+def _predicted(figures: Mapping[str, float | None], where: str) -> list[str]:
+    """Latency and energy on a target, line by line."""
+    predicted = {
+        name: (figures.get(column), figures.get(f"{column}_upper"))
+        for name, column in (("latency", "latency_ms"), ("energy", "energy_mj"))
+    }
+    return [
+        f"{name:<9} {format_quantity(name, mean)}, at most {format_quantity(name, upper)} "
+        f"(predicted{where})"
+        for name, (mean, upper) in predicted.items()
+        if mean is not None and upper is not None
+    ]
 
 
 def _given_up(trial: TrialRecord, study: StudyRecord, metric: Metric) -> str:

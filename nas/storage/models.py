@@ -167,6 +167,7 @@ class Trial(Base):
     params: Mapped[int | None] = mapped_column(BigInteger)
     weight_bytes: Mapped[int | None] = mapped_column(BigInteger)
     macs: Mapped[int | None] = mapped_column(BigInteger)
+    target_costs: Mapped[dict[str, Any] | None]
     feasible: Mapped[bool]
     origin: Mapped[dict[str, Any]]
     seconds: Mapped[float]

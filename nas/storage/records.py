@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from nas.target_names import split
+
 TrialState = Literal["complete", "partial", "failed"]
 """Partial: given up after a first look at a part of the validation data."""
 
@@ -53,8 +55,14 @@ class StudyRecord:
     version: str
     """Version of this program that opened the study."""
     profile_fingerprint: str | None = None
+    """Of several targets, this and the runtime are the first one's."""
     created_at: datetime = field(default_factory=utc_now)
     id: int = 0
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What several targets are called, in order; nothing where there is one."""
+        return tuple(self.request.get("targets") or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,7 @@ class TrialRecord:
     examples: int | None = None
     """Of validation that the quality is of; older versions did not store it."""
     latency_ms: float | None = None
+    """This and what follows: of several targets, on the first."""
     latency_ms_upper: float | None = None
     energy_mj: float | None = None
     """Of one forward pass of a batch; None where the target has no energy figures."""
@@ -105,6 +114,8 @@ class TrialRecord:
     params: int | None = None
     weight_bytes: int | None = None
     macs: int | None = None
+    target_costs: dict[str, dict[str, float]] | None = None
+    """Of several targets: on each, the first included, the figures that differ between them."""
     feasible: bool = False
     origin: dict[str, Any] = field(default_factory=dict)
     """Why it was chosen: kind of proposal, what was predicted."""
@@ -114,6 +125,14 @@ class TrialRecord:
     """If partial: what the other examples would have taken, at the pace of the first."""
     created_at: datetime = field(default_factory=utc_now)
     id: int = 0
+
+    def figure(self, column: str) -> float | None:
+        """The figure in a column; `latency_ms@a100` is that on one of several targets."""
+        name, target = split(column)
+        if target is None:
+            value: float | None = getattr(self, name)
+            return value
+        return (self.target_costs or {}).get(target, {}).get(name)
 
 
 @dataclass(frozen=True, slots=True)

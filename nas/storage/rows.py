@@ -98,7 +98,7 @@ def select_records(
         for chunk in result.partitions(_CHUNK):
             columns: list[Sequence[Any]] = list(zip(*chunk, strict=True))
             for i in documents:
-                columns[i] = json.loads(f"[{','.join(columns[i])}]")
+                columns[i] = json.loads(f"[{','.join(text or 'null' for text in columns[i])}]")
                 if names[i] == "genome":
                     columns[i] = [tuple(genome) for genome in columns[i]]
             records += map(record_type, *columns)

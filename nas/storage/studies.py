@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, case, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nas.errors import NotFoundError, StorageError, UsageError, nearest
@@ -29,6 +29,7 @@ from nas.storage.records import (
     utc_now,
 )
 from nas.storage.rows import finite, insert_record, select_records
+from nas.target_names import split
 
 RENEWAL_S = 60.0
 """Between two signs of life of a coordinator that has no trial to commit."""
@@ -320,8 +321,11 @@ class Studies:
     def figures(
         self, study_id: int, columns: Sequence[str]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Numbers (n,) and columns (n, k) of the feasible complete trials; no row is read whole."""
-        wanted = select(Trial.number, *(getattr(Trial, name) for name in columns)).where(
+        """Numbers (n,) and columns (n, k) of the feasible complete trials.
+
+        No row is read whole, unless a column is that on one of several targets.
+        """
+        wanted = select(Trial.number, *map(_figure, columns)).where(
             Trial.study_id == study_id, Trial.state == "complete", Trial.feasible.is_(True)
         )
         with self._database.read() as connection:
@@ -437,6 +441,16 @@ class Studies:
                 "Give the profile's file with --target.",
             )
         return found[0]
+
+
+def _figure(column: str) -> ColumnElement[float]:
+    """A column, also `latency_ms@a100`, that on one of several targets."""
+    name, target = split(column)
+    if target is None:
+        plain: ColumnElement[float] = getattr(Trial, name)
+        return plain
+    on_target: ColumnElement[float] = Trial.target_costs[target][name].as_float()
+    return on_target
 
 
 class _Taken(Exception):  # caught where it can be found out who stored it

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.budget import QUANTITIES, Budget, parse_budget, parse_budgets
-from nas.errors import UsageError
+from nas.errors import NasError, NotFoundError, UsageError
+from nas.target_names import PER_TARGET
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,55 @@ def test_a_quantity_is_limited_once() -> None:
     assert [b.quantity for b in parse_budgets(["params<=6M", "5ms"])] == ["latency", "params"]
     with pytest.raises(UsageError, match="twice"):
         parse_budgets(["5ms", "latency<=6ms"])
+
+
+TWO = ("a100", "pi-4.2")
+
+
+def test_a_budget_may_name_its_target() -> None:
+    assert parse_budgets(["a100:5ms"], ["a100"]) == parse_budgets(["5ms"])  # there is one
+    found = parse_budgets(["params<=6M", "pi-4.2 : 20 ms", "a100:latency<=5ms"], TWO)
+    assert [str(b) for b in found] == ["a100:latency<=5ms", "pi-4.2:latency<=20ms", "params<=6M"]
+    assert [b.column for b in found][1:] == ["latency_ms_upper@pi-4.2", "params"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "says"),
+    [
+        (["t4:5ms"], NotFoundError, "no target of this search 't4'"),
+        ([":5ms"], NotFoundError, "no target of this search ''"),
+        (["a100:params<=6M"], UsageError, "the same on every target. Write params<=6M alone"),
+        (["a100:5ms", "6ms"], UsageError, "limited twice on a100"),
+        (["a100:"], UsageError, "cannot read"),
+        (["a100:pi-4.2:5ms"], UsageError, "cannot read"),
+    ],
+)
+def test_budgets_on_targets_are_refused_with_a_hint(
+    texts: list[str], error: type[NasError], says: str
+) -> None:
+    with pytest.raises(error, match=says) as caught:
+        parse_budgets(texts, TWO)
+    assert caught.value.hint
+
+
+@given(
+    budgets=st.dictionaries(st.sampled_from(sorted(QUANTITIES)), st.integers(1, 900)),
+    which=st.none() | st.sampled_from(TWO),
+)
+def test_a_budget_without_a_name_is_of_every_target(
+    budgets: dict[str, int], which: str | None
+) -> None:
+    units = {"latency": "ms", "energy": "mJ", "memory": "B", "weights": "B"}
+    texts = [f"{q}<={n}{units.get(q, '')}" for q, n in budgets.items()]
+    if which is not None:
+        texts = [f"{which}:{t}" if t.startswith(PER_TARGET) else t for t in texts]
+    found = parse_budgets(texts, TWO)
+    for quantity, limit in budgets.items():
+        mine = [b for b in found if b.quantity == quantity]
+        on = (TWO if which is None else (which,)) if quantity in PER_TARGET else (None,)
+        assert tuple(b.target for b in mine) == on
+        assert {b.limit for b in mine} == {limit}
+    assert parse_budgets([str(b) for b in found], TWO) == found
 
 
 @given(

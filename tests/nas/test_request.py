@@ -51,6 +51,59 @@ def test_wrong_requests_are_refused(fields: dict[str, object], error: type[Excep
         SearchRequest("vit", "a100", **fields)  # type: ignore[arg-type]
 
 
+PAIR = ("a100", "boards/pi-4.json")
+
+
+def test_several_targets_are_called_by_their_names() -> None:
+    request = SearchRequest("vit", PAIR, ("a100:5ms", "pi-4:20ms", "params<=6M"))
+    assert request.labels == ("a100", "pi-4")
+    assert request.study_name() == "vit-a100-5ms-pi-4-20ms-params-6M"
+    assert SearchRequest("vit", PAIR).study_name() == "vit-a100-pi-4-free"
+    assert SearchRequest.from_json(request.to_json()) == request
+    alone = SearchRequest("vit", ("a100",), ("a100:5ms",))
+    assert alone.to_json()["target"] == "a100"
+    assert alone.study_name() == "vit-a100-5ms"
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ((), ("accuracy", "latency@a100", "latency@pi-4")),
+        (("params", "accuracy", "energy@pi-4"), ("params", "accuracy", "energy@pi-4")),
+        (("accuracy", "memory"), ("accuracy", "memory@a100", "memory@pi-4")),
+    ],
+)
+def test_an_objective_is_of_each_target_or_of_the_one_it_names(
+    asked: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    judged = SearchRequest("vit", PAIR, objectives=asked).judged_by(ACCURACY)
+    assert judged.objectives == named
+    assert judged.judged_by(ACCURACY) is judged  # as a study is resumed
+    alone = SearchRequest("vit", "a100", objectives=("accuracy", "latency@a100"))
+    assert alone.judged_by(ACCURACY).objectives == ("accuracy", "latency")
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "error"),
+    [
+        ((), {}, UsageError),
+        (("a100", "./a100.json"), {}, UsageError),
+        (("a100", "my board.json"), {}, UsageError),
+        (("a100", "pi:4"), {}, UsageError),
+        (PAIR, {"budgets": ("t4:5ms",)}, NotFoundError),
+        (PAIR, {"objectives": ("accuracy", "latency@t4")}, NotFoundError),
+        (PAIR, {"objectives": ("accuracy", "params@a100")}, UsageError),
+        (PAIR, {"objectives": ("accuracy@a100", "latency")}, UsageError),
+        (PAIR, {"objectives": ("accuracy", "latency", "latency@a100")}, UsageError),
+    ],
+)
+def test_wrong_targets_are_refused(
+    target: tuple[str, ...], fields: dict[str, object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        SearchRequest("vit", target, **fields)  # type: ignore[arg-type]
+
+
 def test_what_differs_is_listed() -> None:
     before = {"seed": 0, "trials": 10, "budgets": ["5ms"]}
     refuse_mismatch("s", before, {"seed": 0, "trials": 99, "budgets": ["5ms"]})

@@ -68,7 +68,7 @@ def test_schemes_can_be_restricted() -> None:
     made = setting(schemes=["bf16", "int4_wo"])
     assert made.candidates.schemes == ("bf16", "int4_wo")
     only = setting(schemes=["int8"])
-    assert only.costs.native == "bf16"  # what is not quantized stays native
+    assert only.costs.first.native == "bf16"  # what is not quantized stays native
     with pytest.raises(NotFoundError, match="'int8'"):
         setting(schemes=["int9"])
 

@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from nas.archive import open_study
+from nas.equipment import setting_of
 from nas.errors import NotFoundError, StorageError
 from nas.storage import schema
 from nas.storage.database import open_database
@@ -128,9 +129,10 @@ def test_two_processes_create_one_database(storage_url: str) -> None:
 
 @pytest.mark.parametrize("old", sorted((Path(__file__).parent / "schemas").glob("*.db.gz")))
 def test_a_database_of_an_older_schema_is_read(old: Path, tmp_path: Path) -> None:
-    """Files that the code of each schema wrote: a study of four trials of `vit` on `a100`.
+    """Files that the code of each schema wrote: a study of four trials of `vit`.
 
-    That of 0003 is without the document of its device profile, the bulk of it.
+    They are on `a100`, that of 0005 on `raspberry-pi-4`. That of 0003 is without the document of
+    its device profile, the bulk of it.
     """
     file = tmp_path / "nas.db"
     file.write_bytes(gzip.decompress(old.read_bytes()))
@@ -138,9 +140,18 @@ def test_a_database_of_an_older_schema_is_read(old: Path, tmp_path: Path) -> Non
     with open_database(url) as database, database.read() as connection:
         assert schema.revision(connection) == schema.SCHEMA
         assert _differences(connection) == []
-    study = open_study("vit-digits-a100-300us", url)
+    with open_database(url) as database:
+        studies = Studies(database)
+        (summary,) = studies.list_studies()
+        if old.name >= "0004":
+            setting_of(studies, summary.study).require_reachable()
+    study = open_study(summary.study.name, url)
+    (limit,) = study.record.request["limits"]
     assert [t.number for t in study.trials] == [0, 1, 2, 3]
     assert {t.origin["kind"] for t in study.trials} == {"design"}
+    assert {t.target_costs for t in study.trials} == {None}
     assert study.front
-    assert all(0.2 < row.quality < 1 and row.latency_ms_upper <= 0.3 for row in study.front)
-    assert not study.has_energy
+    assert all(
+        0.2 < row.quality < 1 and row.latency_ms_upper <= limit["limit"] for row in study.front
+    )
+    assert study.has_energy == (old.name >= "0004")

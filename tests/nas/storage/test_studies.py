@@ -22,6 +22,7 @@ from nas.storage.records import (
     TrialRecord,
 )
 from nas.storage.studies import Studies
+from nas.target_names import TARGET_FIGURES
 
 NewStudy = Callable[..., StudyRecord]
 NewTrial = Callable[..., TrialRecord]
@@ -41,6 +42,7 @@ JSON = st.recursive(
 )
 OBJECTS = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON, max_size=4)
 
+LABELS = st.from_regex(r"[A-Za-z0-9._-]{1,9}", fullmatch=True)
 TRIALS = st.builds(
     TrialRecord,
     number=st.just(0),
@@ -66,6 +68,8 @@ TRIALS = st.builds(
     params=st.none() | BIG,
     weight_bytes=st.none() | BIG,
     macs=st.none() | BIG,
+    target_costs=st.none()
+    | st.dictionaries(LABELS, st.dictionaries(st.sampled_from(TARGET_FIGURES), NUMBERS)),
     feasible=st.booleans(),
     origin=OBJECTS,
     seconds=NUMBERS,
@@ -335,6 +339,24 @@ def test_figures_and_predictions_are_read_without_the_rows(
     assert [t.number for t in studies.trials(study.id, state="failed")] == [2]
     newest = studies.trials(study.id)[1].id
     assert [t.number for t in studies.trials(study.id, after_id=newest)] == [2, 3]
+
+
+def test_figures_on_one_of_several_targets_are_read(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    study = studies.create_study(new_study())
+    costs = {
+        "a100": {"latency_ms": 0.25, "memory_bytes": 9},
+        "rpi-4.2": {"latency_ms": 1e-3, "memory_bytes": 2**40},
+    }
+    studies.add_trial(study.id, new_trial(0, target_costs=costs))
+    columns = ["quality", "latency_ms@a100", "latency_ms@rpi-4.2", "memory_bytes@rpi-4.2"]
+    _, values = studies.figures(study.id, columns)
+    assert values.tolist() == [[0.9, 0.25, 1e-3, 2**40]]
+    (trial,) = studies.trials(study.id)
+    assert [trial.figure(column) for column in columns] == values[0].tolist()
+    assert trial.figure("energy_mj@a100") is None
+    assert trial.figure("latency_ms@cpu") is None
 
 
 def test_who_runs_a_study_is_told_while_it_lives(
