@@ -14,7 +14,9 @@ from search_spaces.choices import Choice, ChoiceSet, Genomes, Value
 from search_spaces.space import SearchSpace
 
 # One letter a scheme, so that a layer's policy reads as one short word.
-LETTERS = {"fp32": "f", "bf16": "b", "fp16": "h", "int8": "8", "int8_wo": "w", "int4_wo": "4"}
+LETTERS = {
+    "fp32": "f", "bf16": "b", "fp16": "h", "fp8": "e", "int8": "8", "int8_wo": "w", "int4_wo": "4",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class CandidateSpace:
     def describe_policy(self, policy: Mapping[str, str]) -> str:
         """One letter a layer group, one word a layer; a uniform policy is its scheme's name.
 
-        Letters: f fp32, b bf16, 8 int8, w int8 weight-only, 4 int4 weight-only.
+        Letters: f fp32, b bf16, h fp16, e fp8, 8 int8, w int8 weight-only, 4 int4 weight-only.
         """
         schemes = set(policy.values())
         if len(schemes) == 1:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search_spaces
-from nas.candidate import CandidateSpace, parse_architecture
+from hw_profiles.op import PRECISIONS
+from nas.candidate import LETTERS, CandidateSpace, parse_architecture
 from nas.errors import NotFoundError, UsageError
 
 SPACE = CandidateSpace(search_spaces.get("vit", "digits"), ("fp32", "int8", "int4_wo"))
@@ -63,3 +64,8 @@ def test_architectures_are_read_from_text() -> None:
         parse_architecture(space, "head=3")
     with pytest.raises((NotFoundError, UsageError), match="Choose one of"):
         parse_architecture(space, "heads=9")
+
+
+def test_every_precision_has_a_letter_of_its_own() -> None:
+    assert set(LETTERS) == set(PRECISIONS)
+    assert len(set(LETTERS.values())) == len(LETTERS)
