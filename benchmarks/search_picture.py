@@ -27,9 +27,8 @@ Curves = dict[str, tuple[list[int], Floats]]
 
 def drawn_at(evaluations: int) -> list[int]:
     """Numbers of evaluations up to this one, evenly spaced on a logarithmic axis."""
-    return np.unique(
-        np.geomspace(min(FIRST, evaluations), evaluations, POINTS).astype(int)
-    ).tolist()
+    points = np.geomspace(min(FIRST, evaluations), evaluations, POINTS)
+    return [int(n) for n in np.unique(points.astype(np.int64))]
 
 
 def draw(path: Path, curves: Curves, title: str, goal: float | None = None) -> None:
