@@ -18,6 +18,7 @@ Prints one JSON object: sampler -> evaluations -> median share over the seeds; w
 number of evaluations. `--goal nsga2=1000` adds, under `reached`, the evaluations after which a
 quarter, half and three quarters of the seeds have the median share of that sampler after that
 many; null where they never have. `--picture` draws the shares against evaluations as a PNG.
+Among `--samplers` may be those of other packages, see peers.py.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from pathlib import Path
 import numpy as np
 from gpt2_surrogate import SCALES, read_gpt2
 from known_problems import Floats, Known, read_table
+from peers import get_peer
 from search_picture import draw, drawn_at
 
 from nas.engine.samplers import require_sampler
@@ -70,7 +72,8 @@ def plan(given: argparse.Namespace) -> dict[str, list[int]]:
     """
     samplers = given.samplers.split(",")
     for sampler in samplers:
-        require_sampler(sampler)
+        if get_peer(sampler) is None:
+            require_sampler(sampler)
     try:
         evaluations = sorted({int(n) for n in given.evaluations.split(",")})
         limits = {name: int(n) for name, n in (text.split("=") for text in given.limit)}
@@ -129,8 +132,12 @@ def run_all(known: Known, samplers: dict[str, list[int]], seeds: int) -> dict[st
     """Objectives of the trials of each seed's search, (n, objectives) each."""
     points: dict[str, list[Floats]] = {}
     for sampler, evaluations in samplers.items():
-        begun = time.perf_counter()
-        points[sampler] = [known.search(sampler, evaluations[-1], seed) for seed in range(seeds)]
+        begun, n = time.perf_counter(), evaluations[-1]
+        peer = get_peer(sampler)
+        points[sampler] = [
+            known.search(sampler, n, seed) if peer is None else peer(known, n, seed)
+            for seed in range(seeds)
+        ]
         seconds = (time.perf_counter() - begun) / seeds
         print(f"{sampler}: {seconds:.1f} s a seed", file=sys.stderr)
     return points
