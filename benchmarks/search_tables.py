@@ -15,26 +15,32 @@ surrogate, together.
 
 Prints one JSON object: sampler -> evaluations -> median share over the seeds; with `--quartiles`,
 [lower quartile, median, upper quartile]. `--limit` leaves out what is beyond a sampler's own
-number of evaluations. `--picture` draws the shares against evaluations as a PNG.
+number of evaluations. `--goal nsga2=1000` adds, under `reached`, the evaluations after which a
+quarter, half and three quarters of the seeds have the median share of that sampler after that
+many; null where they never have. `--picture` draws the shares against evaluations as a PNG.
+Among `--samplers` may be those of other packages, see peers.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
+from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
 from gpt2_surrogate import SCALES, read_gpt2
 from known_problems import Floats, Known, read_table
+from peers import get_peer
+from search_picture import draw, drawn_at
 
 from nas.engine.samplers import require_sampler
 from nas.errors import NasError, UsageError
 
-POINTS_DRAWN = 60
-"""Numbers of evaluations at which a picture has a point, at most."""
+QUARTILES = [0.25, 0.5, 0.75]
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -52,6 +58,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--limit", action="append", default=[], metavar="SAMPLER=EVALUATIONS")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--samplers", default="guided,nsga2,random")
+    parser.add_argument("--goal", metavar="SAMPLER=EVALUATIONS")
     parser.add_argument("--quartiles", action="store_true")
     parser.add_argument("--picture", type=Path, metavar="PNG")
     return parser
@@ -65,7 +72,8 @@ def plan(given: argparse.Namespace) -> dict[str, list[int]]:
     """
     samplers = given.samplers.split(",")
     for sampler in samplers:
-        require_sampler(sampler)
+        if get_peer(sampler) is None:
+            require_sampler(sampler)
     try:
         evaluations = sorted({int(n) for n in given.evaluations.split(",")})
         limits = {name: int(n) for name, n in (text.split("=") for text in given.limit)}
@@ -81,6 +89,28 @@ def plan(given: argparse.Namespace) -> dict[str, list[int]]:
     if not all(found.values()):
         raise UsageError("a limit is below the first number of evaluations.")
     return found
+
+
+def goal_of(text: str, samplers: dict[str, list[int]]) -> tuple[str, int]:
+    """The sampler and the number of evaluations that a goal names.
+
+    Raises:
+        UsageError: if the run has no such sampler, or not so many evaluations of it.
+    """
+    sampler, _, number = text.partition("=")
+    if sampler not in samplers or not number.isdecimal():
+        raise UsageError(f"{text!r} is no goal.", "Write a sampler of the run: nsga2=1000.")
+    if not 1 <= int(number) <= samplers[sampler][-1]:
+        raise UsageError(f"{sampler} has {samplers[sampler][-1]} evaluations in this run.")
+    return sampler, int(number)
+
+
+def title(given: argparse.Namespace) -> str:
+    """Of the picture."""
+    if given.gpt2 is not None:
+        return f"GPT-2 {given.scale} (surrogate): perplexity, latency; {given.seeds} seeds"
+    names = ", ".join(text.partition(":")[0] for text in given.objective)
+    return f"{given.table.stem}: {names}; {given.seeds} seeds"
 
 
 def read_problem(given: argparse.Namespace) -> Known:
@@ -102,8 +132,12 @@ def run_all(known: Known, samplers: dict[str, list[int]], seeds: int) -> dict[st
     """Objectives of the trials of each seed's search, (n, objectives) each."""
     points: dict[str, list[Floats]] = {}
     for sampler, evaluations in samplers.items():
-        begun = time.perf_counter()
-        points[sampler] = [known.search(sampler, evaluations[-1], seed) for seed in range(seeds)]
+        begun, n = time.perf_counter(), evaluations[-1]
+        peer = get_peer(sampler)
+        points[sampler] = [
+            known.search(sampler, n, seed) if peer is None else peer(known, n, seed)
+            for seed in range(seeds)
+        ]
         seconds = (time.perf_counter() - begun) / seeds
         print(f"{sampler}: {seconds:.1f} s a seed", file=sys.stderr)
     return points
@@ -114,25 +148,18 @@ def shares(known: Known, whole: float, points: list[Floats], evaluations: list[i
     return np.array([[known.volume(p[:n]) / whole for n in evaluations] for p in points])
 
 
-def draw(path: Path, curves: dict[str, tuple[list[int], Floats]]) -> None:
-    """Medians and quartiles against evaluations: sampler -> numbers, shares (seeds, numbers)."""
-    import matplotlib
+def reached(known: Known, whole: float, points: list[Floats], goal: float) -> list[int | None]:
+    """Evaluations after which a quarter, half and three quarters of the seeds have the goal.
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for sampler, (evaluations, share) in curves.items():
-        low, median, high = np.quantile(share, [0.25, 0.5, 0.75], axis=0)
-        (line,) = axes.plot(evaluations, median, label=sampler)
-        axes.fill_between(evaluations, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    lowest = min(np.median(share, axis=0)[len(n) // 6] for n, share in curves.values())
-    axes.set(xscale="log", xlabel="evaluations", ylabel="share of the hypervolume")
-    axes.set_ylim(lowest - 0.02, 1.005)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    None where fewer of them have it after all of theirs.
+    """
+    found = []
+    for each in points:
+        numbers = range(1, len(each) + 1)
+        below = bisect_left(numbers, goal * whole, key=lambda n: known.volume(each[:n]))
+        found.append(numbers[below] if below < len(each) else math.inf)
+    after = np.quantile(found, QUARTILES, method="inverted_cdf")
+    return [int(n) if math.isfinite(n) else None for n in after]
 
 
 def main() -> int:
@@ -140,6 +167,7 @@ def main() -> int:
     given = arguments().parse_args()
     try:
         samplers = plan(given)
+        goal_from = None if given.goal is None else goal_of(given.goal, samplers)
         known = read_problem(given)
     except (NasError, OSError) as error:
         print(error, file=sys.stderr)
@@ -149,21 +177,25 @@ def main() -> int:
     if not known.exact:
         best += [each for one in points.values() for each in one]
     whole = known.volume(np.concatenate(best))
+    goal = None
+    if goal_from is not None:
+        sampler, n = goal_from
+        goal = float(np.median(shares(known, whole, points[sampler], [n])))
     result: dict[str, dict[str, object]] = {}
     for sampler, evaluations in samplers.items():
         each = shares(known, whole, points[sampler], evaluations)
         result[sampler] = {
-            str(n): [round(float(q), 5) for q in np.quantile(each[:, i], [0.25, 0.5, 0.75])]
+            str(n): [round(float(q), 5) for q in np.quantile(each[:, i], QUARTILES)]
             if given.quartiles
             else round(float(np.median(each[:, i])), 5)
             for i, n in enumerate(evaluations)
         }
+        if goal is not None:
+            result[sampler]["reached"] = reached(known, whole, points[sampler], goal)
     if given.picture is not None:
-        curves = {}
-        for sampler, evaluations in samplers.items():
-            at = np.unique(np.geomspace(5, evaluations[-1], POINTS_DRAWN).astype(int)).tolist()
-            curves[sampler] = at, shares(known, whole, points[sampler], at)
-        draw(given.picture, curves)
+        drawn = {sampler: drawn_at(evaluations[-1]) for sampler, evaluations in samplers.items()}
+        curves = {s: (at, shares(known, whole, points[s], at)) for s, at in drawn.items()}
+        draw(given.picture, curves, title(given), goal)
     print(json.dumps(result))
     return 0
 

@@ -35,6 +35,7 @@ from optuna.trial import FrozenTrial
 from hw_profiles.errors import UsageError, nearest
 from nas.engine.problem import Problem
 from nas.engine.told import Told, distributions
+from search_spaces.choices import ChoiceSet
 
 SamplerAt = Callable[[int], BaseSampler]
 """Number of trials told -> the sampler to ask next."""
@@ -121,12 +122,32 @@ def _tpe(problem: Problem, seed: int) -> SamplerAt:
     return lambda told: TPESampler(seed=derived_seed(seed, told))
 
 
+def _searched(choices: ChoiceSet) -> dict[str, BaseDistribution]:
+    """What NSGA-II and III of Optuna search together: genes by name, those with a choice.
+
+    Optuna gathers it from all the trials there are, which for a fresh sampler an ask costs more
+    than the rest of them.
+    """
+    found = sorted(distributions(choices).items())
+    return {name: distribution for name, distribution in found if not distribution.single()}
+
+
 class OrderedNSGAII(NSGAIISampler):
     """Optuna's NSGA-II with parents in the order of their trials.
 
     Optuna has them in another order in the first ask of a generation than in the later ones, so
     that a study rebuilt within a generation would draw other parents.
     """
+
+    def __init__(self, searched: dict[str, BaseDistribution], seed: int) -> None:
+        super().__init__(population_size=OUTER_POPULATION, seed=seed)
+        self._searched = searched
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """All genes."""
+        return self._searched
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
         """The parents of a generation."""
@@ -135,9 +156,8 @@ class OrderedNSGAII(NSGAIISampler):
 
 @register_sampler("nsga2", "NSGA-II, population 50 (Optuna)")
 def _nsga2(problem: Problem, seed: int) -> SamplerAt:
-    return lambda told: OrderedNSGAII(
-        population_size=OUTER_POPULATION, seed=derived_seed(seed, told)
-    )
+    searched = _searched(problem.choices)
+    return lambda told: OrderedNSGAII(searched, derived_seed(seed, told))
 
 
 @contextmanager
@@ -155,21 +175,29 @@ class OrderedNSGAIII(NSGAIIISampler):
     rebuilt within a generation draws again.
     """
 
-    def __init__(self, study_seed: int, told: int) -> None:
+    def __init__(self, searched: dict[str, BaseDistribution], study_seed: int, told: int) -> None:
         with _experimental():
             super().__init__(population_size=OUTER_POPULATION, seed=derived_seed(study_seed, told))
+        self._searched = searched
         self._study_seed = study_seed
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """All genes."""
+        return self._searched
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
         """The parents of a generation."""
-        chooser = OrderedNSGAIII(self._study_seed, -generation % 2**31)
+        chooser = OrderedNSGAIII(self._searched, self._study_seed, -generation % 2**31)
         chosen = super(OrderedNSGAIII, chooser).select_parent(study, generation)
         return sorted(chosen, key=lambda trial: trial.number)
 
 
 @register_sampler("nsga3", "NSGA-III, population 50 (Optuna)")
 def _nsga3(problem: Problem, seed: int) -> SamplerAt:
-    return lambda told: OrderedNSGAIII(seed, told)
+    searched = _searched(problem.choices)
+    return lambda told: OrderedNSGAIII(searched, seed, told)
 
 
 @register_sampler("gp", "Gaussian process, expected hypervolume improvement (Optuna)")

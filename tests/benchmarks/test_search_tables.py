@@ -75,6 +75,23 @@ def test_a_limit_leaves_out_what_is_beyond_it(monkeypatch, table, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_goal_is_reached_by_those_that_have_its_share(monkeypatch, table, capsys):
+    more = ["--evaluations", "1,12,36", "--limit", "nsga2=12", "--seeds", "3", "--quartiles"]
+    more += ["--samplers", "guided,nsga2,random", "--goal", "nsga2=12"]
+    assert run(monkeypatch, table / "full.csv", *more) == 0
+    shares = json.loads(capsys.readouterr().out)
+    goal = shares["nsga2"]["12"][1]
+    for found in shares.values():
+        assert all(n is None or 1 <= n <= 36 for n in found["reached"])
+    # Half of its own seeds have their median share, and the whole table has it for sure.
+    assert shares["nsga2"]["reached"][1] <= 12
+    assert None not in shares["random"]["reached"] == sorted(shares["random"]["reached"])
+    again = ["--evaluations", str(shares["guided"]["reached"][2]), "--seeds", "3", "--quartiles"]
+    assert run(monkeypatch, table / "full.csv", *again, "--samplers", "guided") == 0
+    (after,) = json.loads(capsys.readouterr().out)["guided"].values()
+    assert after[0] >= goal - 1e-5
+
+
 def test_three_objectives_none_known_for_free(monkeypatch, tmp_path, capsys):
     lines = [
         f"{a}{b}{c},{60 + a + 2 * b + 3 * c},{a + 0.5 * b},{-c}"
@@ -97,6 +114,9 @@ def test_three_objectives_none_known_for_free(monkeypatch, tmp_path, capsys):
         (["--evaluations", "fifty"], "whole numbers"),
         (["--limit", "tpe=3"], "not among --samplers"),
         (["--limit", "guided=3"], "below the first"),
+        (["--goal", "tpe=50"], "is no goal"),
+        (["--goal", "nsga2"], "is no goal"),
+        (["--goal", "nsga2=1000"], "has 250 evaluations"),
         (["--evaluations", "0"], "1 or more"),
         (["--reference", "accuracy=best"], "no reference"),
         (["--objective", "accuracy"], "NAME:max"),
