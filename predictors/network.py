@@ -335,6 +335,7 @@ def fit_sum(
     quantity: Quantity,
     drift: Sequence[float] = (),
     coverage_wanted: float = COVERAGE,
+    scores: Array | None = None,
 ) -> NetworkModel:
     """Fit the sum on measured networks, with its bound and its error on those held out.
 
@@ -345,6 +346,7 @@ def fit_sum(
         drift: log ratios of a reading in other processes to the one that is fitted, as further
             uncertainty of a network that is measured there.
         coverage_wanted: of the upper bound.
+        scores: that set the bound in place of those of these networks; see `held_out_scores`.
 
     Raises:
         ProfileError: if there are too few networks.
@@ -355,14 +357,11 @@ def fit_sum(
         raise _too_few(fitted, f"{FEWEST_NETWORKS} are needed")
     features = _Features(ops, quantity)
     x, y = features.of_networks(fitted), _measured(fitted, quantity)
-    spread = np.array([quantity.spread(n) for n in fitted])
     unstable = np.array([quantity.unstable(n) for n in fitted])
     trust = np.where(unstable, UNSTABLE_WEIGHT, 1.0)
-    # the others say more of the machine
-    steady = (spread <= STEADY * np.median(spread)) & (~unstable | unstable.all())
     quantizable = features.ops.quantizable
-    scores = _cross_scores(x, y, [_architecture(n) for n in fitted], quantizable)[steady]
-    scores = scores[~np.isnan(scores)]
+    if scores is None:
+        scores = held_out_scores(features, fitted, quantity)
     if len(drift):
         scores = np.add.outer(scores, np.asarray(drift)).ravel()
     try:
@@ -392,6 +391,22 @@ def fit_sum(
     )
 
 
+def held_out_scores(
+    features: _Features, fitted: Sequence[NetworkTiming], quantity: Quantity
+) -> Array:
+    """Log of measured over predicted of networks by fits that saw no network of their architecture.
+
+    Those whose readings scatter say more of the machine and are left out.
+    """
+    spread = np.array([quantity.spread(n) for n in fitted])
+    unstable = np.array([quantity.unstable(n) for n in fitted])
+    steady = (spread <= STEADY * np.median(spread)) & (~unstable | unstable.all())
+    x, y = features.of_networks(fitted), _measured(fitted, quantity)
+    groups = [_architecture(n) for n in fitted]
+    scores = _cross_scores(x, y, groups, features.ops.quantizable)[steady]
+    return np.asarray(scores[~np.isnan(scores)])
+
+
 def _too_few(networks: Sequence[NetworkTiming], why: str) -> ProfileError:
     return ProfileError(
         f"{len(networks)} networks are too few to calibrate on ({why}).",
@@ -409,7 +424,9 @@ def fit_space_models(
     """`fit_network_model` for each of several spaces, from its own networks alone.
 
     What is added to the sum of ops differs between families by some percent: how many ops a runtime
-    fuses, how many stay in its caches. Spaces with too few networks are left to the common model.
+    fuses, how many stay in its caches. Each has few architectures, too few to say how far off a
+    further one may be: the bound is that of all spaces' errors together. Spaces with too few
+    networks are left to the common model.
 
     Returns:
         `space:preset` -> model; empty where all networks are of one space.
@@ -419,13 +436,15 @@ def fit_space_models(
         members.setdefault(f"{network.space}:{network.preset}", []).append(network)
     if len(members) < 2:
         return {}
-    found = {}
+    features, scores = _Features(ops, LATENCY), {}
     for name, own in sorted(members.items()):
-        try:
-            found[name] = fit_network_model(ops, own, drift)
-        except ProfileError:  # too few
-            continue
-    return found
+        fitted = [network for network in own if not network.held_out]
+        if len(fitted) >= FEWEST_NETWORKS:
+            scores[name] = held_out_scores(features, fitted, LATENCY)
+    if not scores:
+        return {}
+    pooled = np.concatenate(list(scores.values()))
+    return {name: fit_sum(ops, members[name], LATENCY, drift, scores=pooled) for name in scores}
 
 
 def _architecture(network: NetworkTiming) -> str:
