@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,10 @@ CHECK_EXAMPLES, GRAPH_EXAMPLES = 256, 16
 WEIGHTS_TOLERANCE = 1e-5
 #: The same of the float graph in ONNX Runtime, which adds in another order.
 GRAPH_TOLERANCE = 1e-4
-#: Least share of equal decisions of model.onnx and the simulated arithmetic.
-LEAST_AGREEMENT = 0.97
+#: Least share of equal decisions of model.onnx and the simulated arithmetic. With fp8 a number that
+#: falls on the other side of a rounding moves by 6 %: float32, which the file computes in, and bf16
+#: agree on 94 to 99 % under one and the same policy.
+LEAST_AGREEMENT, LEAST_AGREEMENT_FP8 = 0.97, 0.9
 
 
 class FrontExporter:
@@ -217,12 +219,21 @@ class FrontExporter:
         simulated = self.evaluator.logits(candidate, part, len(inputs)).argmax(-1)
         decided = run_onnx(place / "model.onnx", inputs, self.evaluator.batch_size).argmax(-1)
         agreement = float((simulated == decided).double().mean())
-        if agreement < LEAST_AGREEMENT:
+        if agreement < least_agreement(candidate.policy):
             raise ExportError(
                 f"{place}/model.onnx decides as evaluated on {agreement:.1%} of "
                 f"{len(inputs)} examples only.",
                 "Report it with the output of `nas doctor`.",
             )
+
+
+def least_agreement(policy: Mapping[str, str]) -> float:
+    """Share of decisions that an exported policy must have in common with the simulated one.
+
+    >>> least_agreement({"layers.0.qkv": "int8"}), least_agreement({"layers.0.qkv": "fp8"})
+    (0.97, 0.9)
+    """
+    return LEAST_AGREEMENT_FP8 if "fp8" in policy.values() else LEAST_AGREEMENT
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
