@@ -35,7 +35,7 @@ from nas.errors import UsageError
 Search = Callable[[Known, int, int], Floats]
 """Problem, number of evaluations and seed -> objectives of the trials in order, (n, objectives)."""
 
-PATIENCE = 100
+PATIENCE = 10
 """A search ends once it has proposed this many times what it may evaluate."""
 LINAS_POPULATION, LINAS_INNER = 50, 5_000
 """As DyNAS-T has them; 5,000 to 20,000 evaluations of the predictions, by space."""
