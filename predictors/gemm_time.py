@@ -251,5 +251,5 @@ class QuantizedGemm(OpForm):
 
     @classmethod
     def from_params(cls, params: Params) -> QuantizedGemm:
-        passed: Params = {name: params[f"pass_{name}"] for name in StreamTime.names}
+        passed: Params = {name: params[f"pass_{name}"] for name in StreamTime.names()}
         return cls(cls.product_form.from_params(params), StreamTime.from_params(passed))

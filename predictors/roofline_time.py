@@ -6,7 +6,8 @@ kernel takes, which is most of the time of a small network.
 
 from __future__ import annotations
 
-from typing import Self
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -14,26 +15,36 @@ from predictors.op_time import Array, OpForm, Params, number, register_form
 
 
 class _DerivedForm(OpForm):
-    """A form given by a few numbers, with one stated upper ratio instead of a calibrated one."""
+    """A form given by a few numbers, with one stated upper ratio instead of a calibrated one.
+
+    Each is a dataclass of its numbers, under whose names a profile carries them.
+    """
 
     upper: float
-    names: tuple[str, ...]
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of the numbers, in their order."""
+        return tuple(f.name for f in fields(cls))  # type: ignore[arg-type]
 
     def upper_ratio(self, X: Array) -> Array:
         return np.full(len(X), max(self.upper, 1.0))
 
     def to_params(self) -> Params:
-        return {name: float(getattr(self, name)) for name in self.names}
+        return {name: float(getattr(self, name)) for name in self.names()}
 
     @classmethod
     def from_params(cls, params: Params) -> Self:
-        form = cls(**{name: number(params, name) for name in cls.names})
-        if any(not getattr(form, name) > 0 for name in cls.names):
-            raise ValueError("all numbers must be positive")
-        return form
+        values = {name: number(params, name) for name in cls.names()}
+        for name, value in values.items():
+            if not (value > 0 or (value == 0 and name in cls.may_be_zero)):
+                raise ValueError(f"{name} must be positive")
+        return cls(**values)
 
 
 @register_form("stream")
+@dataclass(eq=False)
 class StreamTime(_DerivedForm):
     """An element-wise or row-wise kernel over (rows, width): floor + bytes / bandwidth.
 
@@ -48,15 +59,10 @@ class StreamTime(_DerivedForm):
     [0.002, 4.002]
     """
 
-    names = ("floor_ms", "bandwidth_bytes_per_s", "bytes_per_element", "upper")
-
-    def __init__(
-        self, floor_ms: float, bandwidth_bytes_per_s: float, bytes_per_element: float, upper: float
-    ) -> None:
-        self.floor_ms = floor_ms
-        self.bandwidth_bytes_per_s = bandwidth_bytes_per_s
-        self.bytes_per_element = bytes_per_element
-        self.upper = upper
+    floor_ms: float
+    bandwidth_bytes_per_s: float
+    bytes_per_element: float
+    upper: float
 
     def predict(self, X: Array) -> Array:
         moved = self._elements(X) * self.bytes_per_element
@@ -85,6 +91,7 @@ class PoolTime(StreamTime):
 
 
 @register_form("gemm_roofline")
+@dataclass(eq=False)
 class GemmRoofline(_DerivedForm):
     """y[m, n] = x[m, k] W[k, n]: floor + the larger of arithmetic and memory time.
 
@@ -100,30 +107,12 @@ class GemmRoofline(_DerivedForm):
     [2.01]
     """
 
-    names = (
-        "floor_ms",
-        "flops_per_s",
-        "bandwidth_bytes_per_s",
-        "weight_bytes",
-        "element_bytes",
-        "upper",
-    )
-
-    def __init__(
-        self,
-        floor_ms: float,
-        flops_per_s: float,
-        bandwidth_bytes_per_s: float,
-        weight_bytes: float,
-        element_bytes: float,
-        upper: float,
-    ) -> None:
-        self.floor_ms = floor_ms
-        self.flops_per_s = flops_per_s
-        self.bandwidth_bytes_per_s = bandwidth_bytes_per_s
-        self.weight_bytes = weight_bytes
-        self.element_bytes = element_bytes
-        self.upper = upper
+    floor_ms: float
+    flops_per_s: float
+    bandwidth_bytes_per_s: float
+    weight_bytes: float
+    element_bytes: float
+    upper: float
 
     def predict(self, X: Array) -> Array:
         m, k, n = X.T
@@ -133,6 +122,7 @@ class GemmRoofline(_DerivedForm):
 
 
 @register_form("attention_roofline")
+@dataclass(eq=False)
 class AttentionRoofline(_DerivedForm):
     """softmax(Q K^T) V: floor + the larger of arithmetic and memory time.
 
@@ -145,29 +135,13 @@ class AttentionRoofline(_DerivedForm):
         upper: stated upper bound over prediction.
     """
 
-    names = (
-        "floor_ms",
-        "flops_per_s",
-        "bandwidth_bytes_per_s",
-        "element_bytes",
-        "upper",
-    )
-
-    def __init__(
-        self,
-        floor_ms: float,
-        flops_per_s: float,
-        bandwidth_bytes_per_s: float,
-        element_bytes: float,
-        upper: float,
-        score_passes: float = 0.0,
-    ) -> None:
-        self.floor_ms = floor_ms
-        self.flops_per_s = flops_per_s
-        self.bandwidth_bytes_per_s = bandwidth_bytes_per_s
-        self.element_bytes = element_bytes
-        self.upper = upper
-        self.score_passes = score_passes
+    floor_ms: float
+    flops_per_s: float
+    bandwidth_bytes_per_s: float
+    element_bytes: float
+    upper: float
+    score_passes: float = 0.0
+    may_be_zero: ClassVar[tuple[str, ...]] = ("score_passes",)
 
     def predict(self, X: Array) -> Array:
         batch, heads, queries, keys, head_dim = X.T
@@ -179,23 +153,13 @@ class AttentionRoofline(_DerivedForm):
         )
         return np.asarray(self.floor_ms + 1e3 * seconds)
 
-    def to_params(self) -> Params:
-        return {**super().to_params(), "score_passes": float(self.score_passes)}
-
-    @classmethod
-    def from_params(cls, params: Params) -> Self:
-        form = super().from_params(params)
-        form.score_passes = number(params, "score_passes")
-        if form.score_passes < 0:
-            raise ValueError("score_passes cannot be negative")
-        return form
-
 
 #: Channels of a group under which a grouped convolution cannot feed matrix units.
 MATRIX_CHANNELS = 8
 
 
 @register_form("conv_roofline")
+@dataclass(eq=False)
 class ConvRoofline(_DerivedForm):
     """A convolution in one or two dimensions: floor + the larger of arithmetic and memory time.
 
@@ -211,33 +175,13 @@ class ConvRoofline(_DerivedForm):
         upper, narrow_upper: stated upper bounds over prediction.
     """
 
-    names = (
-        "floor_ms",
-        "flops_per_s",
-        "narrow_flops_per_s",
-        "bandwidth_bytes_per_s",
-        "element_bytes",
-        "upper",
-        "narrow_upper",
-    )
-
-    def __init__(
-        self,
-        floor_ms: float,
-        flops_per_s: float,
-        narrow_flops_per_s: float,
-        bandwidth_bytes_per_s: float,
-        element_bytes: float,
-        upper: float,
-        narrow_upper: float,
-    ) -> None:
-        self.floor_ms = floor_ms
-        self.flops_per_s = flops_per_s
-        self.narrow_flops_per_s = narrow_flops_per_s
-        self.bandwidth_bytes_per_s = bandwidth_bytes_per_s
-        self.element_bytes = element_bytes
-        self.upper = upper
-        self.narrow_upper = narrow_upper
+    floor_ms: float
+    flops_per_s: float
+    narrow_flops_per_s: float
+    bandwidth_bytes_per_s: float
+    element_bytes: float
+    upper: float
+    narrow_upper: float
 
     def predict(self, X: Array) -> Array:
         outputs, kernel, stride, padding, groups = X[:, -5:].T
