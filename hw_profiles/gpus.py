@@ -106,6 +106,12 @@ class Gpu:
     clock_hz: float
     estimated: bool = False
 
+    @property
+    def stated_clock_hz(self) -> float:
+        """The clock at which the peak is stated, by what a multiprocessor does in a cycle."""
+        per_cycle = FLOPS_PER_CYCLE.get(round(self.capability))
+        return self.flops_per_s / self.cores / per_cycle if per_cycle else self.clock_hz
+
 
 def words_of(path: Path) -> list[str]:
     """The words of a file's name, lower case, without its endings.
@@ -141,7 +147,7 @@ def read_gpu(path: Path) -> Gpu:
         ProfileError: if the file cannot be read or lacks the bandwidth or the peak of bf16 (of
             fp16 where the GPU has no bf16).
     """
-    return _gpu(path, read_sheet_values(path))
+    return read_sheet(path)[0]
 
 
 def read_device(path: Path) -> Device:
@@ -152,10 +158,19 @@ def read_device(path: Path) -> Device:
     Raises:
         ProfileError: as `read_gpu`.
     """
+    return read_sheet(path)[1]
+
+
+def read_sheet(path: Path) -> tuple[Gpu, Device]:
+    """The GPU of a sheet as `read_gpu` has it, and its device as `read_device` has it.
+
+    Raises:
+        ProfileError: as `read_gpu`.
+    """
     values = read_sheet_values(path)
     gpu = _gpu(path, values)
     memory = values.get("mem_capacity")
-    return Device(
+    device = Device(
         name=gpu.name,
         vendor="NVIDIA",
         kind="cuda",
@@ -165,6 +180,7 @@ def read_device(path: Path) -> Device:
         peak_flops={name: values[entry] for entry, name in PEAKS.items() if entry in values},
         source=f"vendor sheet {path.name}",
     )
+    return gpu, device
 
 
 def _gpu(path: Path, values: dict[str, float]) -> Gpu:

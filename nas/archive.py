@@ -346,9 +346,8 @@ def unquantized_lines(study: Study) -> list[str]:
     used = {scheme for row in study.front for scheme in row.policy.values()}
     if not study.front or len(schemes) < 2 or used != {schemes[0]}:
         return []
-    names, verb = " and ".join(study.record.targets) or study.record.target, "is"
-    if study.record.targets:
-        verb = "are"
+    targets = study.record.targets or (study.record.target,)
+    names, verb = " and ".join(targets), "is" if len(targets) == 1 else "are"
     return [
         f"no layer of the front is quantized: at these sizes {names} {verb} predicted "
         f"to be slower in {', '.join(schemes[1:])}. Their gain is size: try "

@@ -12,7 +12,12 @@ from hw_profiles.profile import FitError
 from nas.errors import UsageError
 from nas.events import Event, Listener, silent
 from nas.files import require_writable
-from predictors.from_tables import profile_from_sheet, profile_from_tables, read_timed_gpu
+from predictors.from_tables import (
+    profile_from_sheet,
+    profile_from_tables,
+    profile_of_board,
+    read_timed_gpu,
+)
 
 #: A shipped GPU whose model of products is the one that all timed GPUs share.
 WITHOUT_RELATIVE = "v100"
@@ -35,27 +40,27 @@ def profile_from_figures(
         ExportError: if `out` cannot be written.
     """
     require_writable(out, "--out")
-    lines: list[str] = []
 
     def tell(what: str, error: FitError) -> None:
         covered = "" if error.coverage is None else f", bound holds for {error.coverage:.0%}"
-        lines.append(
-            f"{what}: error {error.mape:.1f}% on {error.rows} rows kept out "
-            f"({error.kept_out}){covered}"
-        )
-        listener(Event("note", lines[-1]))
+        text = f"{what}: error {error.mape:.1f}% on {error.rows} rows kept out ({error.kept_out})"
+        listener(Event("note", text + covered))
 
-    if not tables:
-        made = profile_from_sheet(out.stem, sheet, registry.load(WITHOUT_RELATIVE))
-    elif is_board(sheet):
+    board = is_board(sheet)
+    if board and tables:
         raise UsageError(
             f"{sheet} is a board's sheet; kernel tables are of GPUs.", "Leave out --from-table."
         )
+    if board:
+        made = profile_of_board(out.stem, sheet)
+    elif not tables:
+        made = profile_from_sheet(out.stem, sheet, registry.load(WITHOUT_RELATIVE))
     else:
+        name = read_gpu(sheet).name
         for table in tables:
             named = known_gpu(words_of(table))
-            if named is not None and named.name != read_gpu(sheet).name:
-                text = f"{table.name} is by its name of {named.name}, not of {read_gpu(sheet).name}"
+            if named is not None and named.name != name:
+                text = f"{table.name} is by its name of {named.name}, not of {name}"
                 listener(Event("note", text))
         listener(Event("note", "fitting the tables; tens of thousands of rows take minutes"))
         made = profile_from_tables(out.stem, read_timed_gpu(sheet, tables), tell=tell)

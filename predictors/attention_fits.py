@@ -10,7 +10,7 @@ import numpy as np
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.gpus import Gpu
-from hw_profiles.profile import FitError, OpModel
+from hw_profiles.profile import OpModel
 from hw_profiles.tables import TableRow
 from predictors.attention_time import AttentionMLP, Chip
 from predictors.attention_transfer import AttentionTransfer
@@ -101,8 +101,13 @@ def transfer(gpu: str, train: Sequence[Group], chips: Mapping[str, Chip]) -> Att
 
 
 def timed_attention(
-    gpu: Gpu, groups: Sequence[Group], native: str, source: str, steps: int = STEPS
-) -> tuple[OpModel, FitError]:
+    gpu: Gpu,
+    groups: Sequence[Group],
+    native: str,
+    source: str,
+    tell: Tell,
+    steps: int = STEPS,
+) -> OpModel:
     """Attention without a mask, from the GPU's own timings of it.
 
     Raises:
@@ -120,17 +125,15 @@ def timed_attention(
         bound = UpperBound(COVERAGE).fit(predicted[half], truth[half])
         upper = predicted[~half] * bound.ratio(predicted[~half])
         error = error.model_copy(update={"coverage": round(coverage(truth[~half], upper), 3)})
-    return (
-        OpModel(
-            kind="attention",
-            precision=native,
-            form="attention_mlp",
-            params=form.to_params(),
-            provenance="fitted",
-            source=f"times of attention without a mask, {source}.",
-            error=error,
-        ),
-        error,
+    tell("attention", error)
+    return OpModel(
+        kind="attention",
+        precision=native,
+        form="attention_mlp",
+        params=form.to_params(),
+        provenance="fitted",
+        source=f"times of attention without a mask, {source}.",
+        error=error,
     )
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 
-from hw_profiles.gpus import FLOPS_PER_CYCLE, Gpu
+from hw_profiles.gpus import Gpu
 from predictors.conformal import UpperBound
 from predictors.op_time import Array, OpForm, Params, number, numbers, register_form
 from predictors.perceptrons import Perceptrons, short
@@ -44,10 +44,12 @@ class Chip(NamedTuple):
     @classmethod
     def of(cls, gpu: Gpu) -> Chip:
         """The chip of a GPU whose sheet was read."""
-        per_cycle = FLOPS_PER_CYCLE.get(round(gpu.capability))
-        clock = gpu.flops_per_s / gpu.cores / per_cycle if per_cycle else gpu.clock_hz
         return cls(
-            float(gpu.cores), gpu.flops_per_s, gpu.bandwidth_bytes_per_s, clock, gpu.l2_bytes
+            float(gpu.cores),
+            gpu.flops_per_s,
+            gpu.bandwidth_bytes_per_s,
+            gpu.stated_clock_hz,
+            gpu.l2_bytes,
         )
 
     @property

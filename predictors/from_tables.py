@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hw_profiles.boards import is_board, read_board
+from hw_profiles.boards import read_board
 from hw_profiles.errors import ProfileError
-from hw_profiles.gpus import Gpu, read_device, read_gpu
+from hw_profiles.gpus import Gpu, read_sheet
 from hw_profiles.profile import (
     Device,
     DeviceProfile,
@@ -37,7 +37,6 @@ from predictors.gemm_fits import (
     plain_error,
     sizes_left_out,
     stack_to_stack,
-    unseen_model,
 )
 from predictors.gemm_time import RooflineMLP
 from predictors.power_fits import board_energy, fit_energy, scaled_energy
@@ -109,7 +108,7 @@ def read_timed_gpu(
     said = source or (f"of {', '.join(path.name for path in tables)}" if tables else "")
     further = tuple(read_table(path, fp8=True).rows for path in power_tables)
     metered = tuple(row for table in rows + further for row in table if row.power_w is not None)
-    return TimedGpu(read_gpu(sheet), read_device(sheet), rows, said, metered)
+    return TimedGpu(*read_sheet(sheet), rows, said, metered)
 
 
 def profile_from_tables(
@@ -222,17 +221,15 @@ def profile_from_others(
 
 
 def profile_from_sheet(name: str, sheet: Path, relative: DeviceProfile) -> DeviceProfile:
-    """A profile of a GPU or a board from its sheet alone.
+    """A profile of a GPU from its sheet alone.
 
     Args:
         relative: of a GPU of which nothing was timed and that has no relative among those that
-            were: its model of products is asked about this GPU. Not needed of a board.
+            were: its model of products is asked about this GPU.
 
     Raises:
         ProfileError: if the sheet is none.
     """
-    if is_board(sheet):
-        return profile_of_board(name, sheet)
     timed = read_timed_gpu(sheet, [])
     model = relative.op_model("linear", relative.runtime.native)
     if model is None or model.form != "unseen_gemm" or model.error is None:
@@ -285,11 +282,11 @@ def _unseen_profile(
     device, native, floor_ms = timed.device, timed.native, _floor_ms(product)
     near = "" if product.sibling_ is None else f"; kernels are those of {product.sibling_.name}"
     said = f"from {source}, by the {device.source}{near}. Nothing was timed on this device."
-    models = [unseen_model(native, product, error, device, floor_ms, said)]
+    models = [gemm_model(native, product, error, device, floor_ms, said)]
     for precision, time in donated.items():
         scaled = product.at_precision(donor, time)
         how = f"times in {precision} on {donor.name}, scaled by 16-bit products {said}"
-        models.append(unseen_model(precision, scaled, error, device, floor_ms, how))
+        models.append(gemm_model(precision, scaled, error, device, floor_ms, how))
     models.append(attention)
     models += gpu_models(device, floor_ms, native, "the smallest product predicted")
     notes = [f"Nothing was timed on this device. {MEASURE}"]
@@ -316,9 +313,7 @@ def _attention(
     """From the GPU's own timings without a mask, else from other GPUs', else from the sheet."""
     own = timed.attention()
     if any(not g.causal for g in own):
-        model, error = timed_attention(timed.gpu, own, timed.native, timed.source, steps)
-        tell("attention", error)
-        return model
+        return timed_attention(timed.gpu, own, timed.native, timed.source, tell, steps)
     groups = {other.gpu: other.attention() for other in others}
     if not any(not g.causal for mine in groups.values() for g in mine):
         return gpu_attention(timed.device, floor_ms, timed.native)

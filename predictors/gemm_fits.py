@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_profiles.errors import ProfileError
-from hw_profiles.profile import Device, FitError, OpModel
+from hw_profiles.profile import Device, FitError, OpModel, Provenance
 from hw_profiles.tables import TableRow
 from predictors import metrics
 from predictors.gemm_time import QuantizedGemm, RooflineMLP
-from predictors.op_time import Array
+from predictors.op_time import Array, OpForm
 from predictors.sheet_models import COVERAGE, form_name, stream
 from predictors.unseen_gemm import QuantizedUnseenGemm, UnseenGemm
 
@@ -139,47 +139,24 @@ def stack_to_stack(
 
 def gemm_model(
     precision: str,
-    product: RooflineMLP,
+    product: RooflineMLP | UnseenGemm,
     error: FitError,
     device: Device,
     floor_ms: float,
     source: str,
 ) -> OpModel:
-    """The profile's entry; where activations are quantized, with the pass that was not timed."""
-    if GEMMS[precision][1] > 1.0:
-        return _entry(precision, product, "fitted", source, error)
-    whole = QuantizedGemm(product, stream(device, floor_ms, QUANTIZING_BYTES))
-    return _entry(precision, whole, "derived", f"the product fitted: {source}{_PASS}", error)
+    """The profile's entry of products that were fitted, or of those of a GPU without any.
 
-
-def unseen_model(
-    precision: str,
-    product: UnseenGemm,
-    error: FitError,
-    device: Device,
-    floor_ms: float,
-    source: str,
-) -> OpModel:
-    """The entry of a GPU of which no product was timed."""
-    if GEMMS[precision][1] > 1.0:
-        return _entry(precision, product, "derived", source, error)
-    whole = QuantizedUnseenGemm(product, stream(device, floor_ms, QUANTIZING_BYTES))
-    return _entry(precision, whole, "derived", source + _PASS, error)
-
-
-_PASS = (
-    " Added to it, derived from the sheet and never timed: one fused kernel that quantizes each "
-    "token's activations. The error is that of the product alone."
-)
-
-
-def _entry(
-    precision: str,
-    form: RooflineMLP | QuantizedGemm | UnseenGemm,
-    provenance: str,
-    source: str,
-    error: FitError,
-) -> OpModel:
+    Where activations are quantized, the pass is added that was not timed.
+    """
+    unseen = isinstance(product, UnseenGemm)
+    form: OpForm = product
+    provenance: Provenance = "derived" if unseen else "fitted"
+    if GEMMS[precision][1] == 1.0:
+        quantized = QuantizedUnseenGemm if unseen else QuantizedGemm
+        form = quantized(product, stream(device, floor_ms, QUANTIZING_BYTES))
+        source = f"{source if unseen else f'the product fitted: {source}'}{_PASS}"
+        provenance = "derived"
     return OpModel(
         kind="linear",
         precision=precision,
@@ -189,6 +166,12 @@ def _entry(
         source=source,
         error=error,
     )
+
+
+_PASS = (
+    " Added to it, derived from the sheet and never timed: one fused kernel that quantizes each "
+    "token's activations. The error is that of the product alone."
+)
 
 
 def plain_error(measured: Array, predicted: Array, kept_out: str) -> FitError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hw_profiles.boards import Board
 from hw_profiles.profile import Device, NetworkModel, OpModel
-from predictors.op_time import OpForm
+from predictors.op_time import FORMS, OpForm
 from predictors.roofline_time import (
     AttentionRoofline,
     ConvRoofline,
@@ -180,6 +180,4 @@ def _derived(kind: str, precision: str, form: OpForm, source: str) -> OpModel:
 
 def form_name(form: OpForm) -> str:
     """Under which name profiles carry a form."""
-    from predictors.op_time import FORMS
-
     return next(name for name, cls in FORMS.items() if cls is type(form))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hw_profiles.gpus import FLOPS_PER_CYCLE, Gpu
+from hw_profiles.gpus import Gpu
 from predictors.op_time import Array
 
 # Tiles (rows, columns) of vendor libraries, and blocks over which the inner dimension is split.
@@ -172,9 +172,7 @@ def _milliseconds(shapes: Any, gpu: Gpu, factors: dict[str, Any]) -> Any:
     )
 
     # At the power limit the clock goes down with the cube root of what is asked.
-    per_cycle = FLOPS_PER_CYCLE.get(round(gpu.capability))
-    stated_clock = gpu.flops_per_s / cores / per_cycle if per_cycle else clock
-    asked = gpu.flops_per_s * stated_clock**2 / 1e30 / gpu.power_w / unit
+    asked = gpu.flops_per_s * gpu.stated_clock_hz**2 / 1e30 / gpu.power_w / unit
     use = 2 * m * k * n / (cores * peak) / together(busy, moving)
     over = torch.log(asked * use / f["power"]) / 3
     busy = busy * torch.exp(torch.nn.functional.softplus(10 * over) / 10)

@@ -19,6 +19,7 @@ from predictors.from_tables import (
     profile_from_others,
     profile_from_sheet,
     profile_from_tables,
+    profile_of_board,
     read_timed_gpu,
 )
 from predictors.gemm_fits import new_gemm
@@ -194,7 +195,7 @@ def test_too_few_products_are_refused(world: dict[str, TimedGpu]) -> None:
 
 @pytest.mark.parametrize("name", ["raspberry-pi-4", "stm32f746"])
 def test_a_board_from_its_sheet(name: str, sheet_of: Callable[[str], Path], tmp_path: Path) -> None:
-    profile = _round_trip(profile_from_sheet(name, sheet_of(name), registry.load("a100")), tmp_path)
+    profile = _round_trip(profile_of_board(name, sheet_of(name)), tmp_path)
     _every_space_is_predicted(profile)
     plain, quantized = OpTimes(profile).predict_ms(
         [Op("linear", (256, 512, 512), p) for p in ("fp32", "int8")]
