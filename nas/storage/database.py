@@ -61,24 +61,25 @@ class Database:
         with self._turn, translated(self._url), self._engine.connect() as connection:
             yield connection
 
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> AbstractContextManager[Connection]:
         """One transaction: committed when the block ends, undone when it raises.
 
         Raises:
             StorageError: the database fails; nothing of the block was written.
         """
-        with self._turn, translated(self._url), self._writer.begin() as connection:
-            yield connection
+        return self._transaction(self._writer)
 
-    @contextmanager
-    def migrate(self) -> Iterator[Connection]:
+    def migrate(self) -> AbstractContextManager[Connection]:
         """One transaction that may replace tables; their rows' dependants stay meanwhile.
 
         Raises:
             StorageError: the database fails; nothing of the block was written.
         """
-        with self._turn, translated(self._url), self._migrator.begin() as connection:
+        return self._transaction(self._migrator)
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        with self._turn, translated(self._url), engine.begin() as connection:
             yield connection
 
     def close(self) -> None:
