@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from nas.events import Event
+    from nas.report.columns import Table
     from nas.stop import Flat
     from nas.study import Study
 
@@ -695,24 +697,23 @@ def _print_json(value: Any) -> None:
 
 
 def _print_rows(rows: list[dict[str, Any]], empty: str) -> None:
-    from rich.table import Table
+    from nas.report.columns import Column, Table
 
     if not rows:
         typer.echo(empty)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*("-" if v is None else str(v) for v in row.values()))
-    _console().print(table)
+    names = dict.fromkeys(name for row in rows for name in row)
+    texts = [{k: "-" if v is None else str(v) for k, v in row.items()} for row in rows]
+    _print_table(Table([Column(name, [text.get(name, "") for text in texts]) for name in names]))
 
 
-def _console() -> Any:
-    """Stdout; a pipe gets lines wide enough for a table."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+def _print_table(table: Table) -> None:
+    """To a terminal's width; a pipe gets lines wide enough for a table."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
+    head, body = table.lines(width)
+    for line in head:
+        typer.secho(line, bold=True)
+    sys.stdout.writelines(f"{line}\n" for line in body)
 
 
 def _print_study(study: Study, out: Path | None, storage: str, as_json: bool) -> None:
@@ -722,10 +723,9 @@ def _print_study(study: Study, out: Path | None, storage: str, as_json: bool) ->
     if as_json:
         _print_json(study.to_dict())
         return
-    console = _console()
-    console.print(front_table(study, archive.describer(study)))
+    _print_table(front_table(study, archive.describer(study)))
     for line in archive.summary(study, None if out is None else out, storage):
-        console.print(line, soft_wrap=True)
+        typer.echo(line)
 
 
 @contextmanager

@@ -313,15 +313,17 @@ def _policy_line(study: Study) -> str:
 
 def _hypervolume_line(study: Study) -> str:
     """How far the front reaches, and from where that is counted."""
-    from nas.report.standing import Standing, reference_point
+    from nas.report.standing import Box
 
-    standing = Standing(study.record, len(study.trials), study.front_trials())
+    front = study.front_trials()
+    box = Box(study.record, front)
     point = [
         study.metric.format(value) if name in METRICS else format_quantity(split(name)[0], value)
-        for name, value in reference_point(study.record, study.front_trials()).items()
+        for name, value in box.reference.items()
     ]
     words = [f"{name} {text}" for name, text in zip(study.objectives, point, strict=True)]
-    return f"hypervolume {standing.hypervolume:.4f} of the box from {', '.join(words)} to the ideal"
+    share = box.share(box.points(front))
+    return f"hypervolume {share:.4f} of the box from {', '.join(words)} to the ideal"
 
 
 def _noise_line(study: Study) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, overload
 
@@ -68,7 +68,7 @@ class FrontRow:
 
     def to_dict(self, metric: Metric) -> dict[str, Any]:
         """Plain data in which the quality goes by its metric's name; see `plain_figures`."""
-        return plain_figures(asdict(self), metric)
+        return plain_figures(self, metric)
 
 
 class StoredTrials(Sequence[TrialRecord]):
@@ -238,16 +238,18 @@ class Study:
         }
 
 
-def plain_figures(fields: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
-    """Fields with the quality under its metric's name, and without an energy that is unknown.
+def plain_figures(record: FrontRow | TrialRecord, metric: Metric) -> dict[str, Any]:
+    """Its fields with the quality under its metric's name, and without an energy that is unknown.
 
     The figures on each of several targets become fields of their own, such as `latency_ms@a100`.
     """
+    found = {field.name: getattr(record, field.name) for field in fields(record)}
+    costs = flat_costs(found.pop("target_costs"))
     return {
         name.replace("quality", metric.name): value
-        for name, value in fields.items()
-        if name != "target_costs" and (name not in ENERGY_FIGURES or value is not None)
-    } | flat_costs(fields["target_costs"])
+        for name, value in found.items()
+        if name not in ENERGY_FIGURES or value is not None
+    } | costs
 
 
 def flat_costs(target_costs: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:

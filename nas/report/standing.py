@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,41 @@ RECENT = 20
 """Trials whose pace is that of the rest."""
 
 
-class Standing:
-    """The standing of a study, kept up trial by trial.
+class Box:
+    """What lies between a study's reference point and the ideal one, and how much is dominated.
 
-    Its hypervolume is a share of the box between the reference point and the ideal one (costs of
-    zero, a perfect quality); both are constants of the study.
+    The ideal has costs of zero and a perfect quality; both points are constants of the study.
+
+    Args:
+        record: the study.
+        trials: of it, for a study that an older version opened.
+
+    Attributes:
+        reference: the worst values that count, by objective.
+    """
+
+    def __init__(self, record: StudyRecord, trials: Iterable[TrialRecord] = ()) -> None:
+        self.reference = reference_point(record, trials)
+        self._columns = front_columns(list(self.reference))
+        self._more = [is_maximised(name) for name in self.reference]
+        ideal = [IDEAL.get(name, 0.0) for name in self.reference]
+        worst, best = minimised(np.array([list(self.reference.values()), ideal]), self._more)
+        self._worst, self._volume = worst, float(np.prod(np.abs(worst - best)))
+
+    def points(self, trials: Sequence[TrialRecord]) -> Floats:
+        """The objectives of trials, the sign turned where more is better, (n, k)."""
+        rows = [[trial.figure(column) for column in self._columns] for trial in trials]
+        values = np.array(rows, dtype=float).reshape(len(trials), len(self._columns))
+        return minimised(values, self._more)
+
+    def share(self, points: Floats) -> float:
+        """The part of the box that points (n, k) dominate, in [0, 1]."""
+        smaller = [False] * len(self._columns)
+        return hypervolume(points, smaller, self._worst) / (self._volume or 1.0)
+
+
+class Standing:
+    """The standing of a study, kept up trial by trial; its hypervolume is a share of its `Box`.
 
     Args:
         record: the study.
@@ -46,23 +76,17 @@ class Standing:
 
     def __init__(self, record: StudyRecord, total: int, trials: Iterable[TrialRecord] = ()) -> None:
         before = list(trials)
-        names = list(record.objectives)
         self.total = total
-        self.metric = metric_of(names)
-        self._columns = front_columns(names)
-        self._names = names
-        self._more = [is_maximised(name) for name in names]
-        self.reference = reference_point(record, before)
-        self._box = float(
-            np.prod([abs(self.reference[name] - IDEAL.get(name, 0.0)) for name in names])
-        )
+        self.metric = metric_of(record.objectives)
+        self._judged = {name: judged_column(name) for name in record.objectives}
+        self._box = Box(record, before)
         self.done = self.failed = self.partial = self.feasible = 0
         self.examples_saved, self.seconds_saved = 0, 0.0
         self._examples = int(record.request.get("n_validation") or 0)
         self.hypervolume = 0.0
         self.hypervolumes: list[float] = []
         self.front: list[TrialRecord] = []
-        self._values: Floats = np.empty((0, len(names)))
+        self._points = self._box.points([])
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._arrivals: deque[float] = deque(maxlen=RECENT + 1)
         for trial in before:
@@ -89,9 +113,7 @@ class Standing:
         if trial.state == "complete" and trial.feasible and trial.quality is not None:
             self.feasible += 1
             if self._widen(trial):
-                reference = [self.reference[name] for name in self._names]
-                volume = hypervolume(self._values, self._more, reference)
-                self.hypervolume = volume / (self._box or 1.0)
+                self.hypervolume = self._box.share(self._points)
         if imported:
             self.hypervolumes[-1:] = [self.hypervolume]  # what was looked back at starts here
         else:
@@ -99,12 +121,11 @@ class Standing:
 
     def _widen(self, trial: TrialRecord) -> bool:
         """Put a trial on the front if it belongs there."""
-        row = np.array([[trial.figure(column) for column in self._columns]], dtype=float)
-        new, old = minimised(row, self._more)[0], minimised(self._values, self._more)
-        if len(old) and (old <= new).all(axis=1).any():
+        new, old = self._box.points([trial]), self._points
+        if (old <= new).all(axis=1).any():
             return False
-        kept = ~(new <= old).all(axis=1)
-        self._values = np.concatenate([self._values[kept], row])
+        kept = np.asarray((new > old).any(axis=1))
+        self._points = np.concatenate([old[kept], new])
         self.front = [t for t, keep in zip(self.front, kept, strict=True) if keep] + [trial]
         return True
 
@@ -148,7 +169,7 @@ class Standing:
         for trial in best:
             costs = [
                 f"{name} {format_quantity(split(name)[0], float(trial.figure(column) or 0.0))}"
-                for name, column in zip(self._names, self._columns, strict=True)
+                for name, column in self._judged.items()
                 if name not in METRICS
             ]
             value = self.metric.format(float(trial.quality or 0.0))

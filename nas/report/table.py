@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.table import Table
-
 from nas.budget import format_quantity
+from nas.report.columns import Column, Table
 from nas.study import ENERGY_FIGURES, FrontRow, Study, judged_column
 from nas.target_names import at, split
 
@@ -24,14 +23,16 @@ def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -
     columns = {"trial": lambda row: str(row.trial), **_quality(study)}
     columns |= _on_targets(study) if study.record.targets else _on_target(study)
     columns["params"] = _cell("params", "params")
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("architecture", overflow="fold")
-    table.add_column("policy", overflow="fold")
-    for row in study.front:
-        table.add_row(*(cell(row) for cell in columns.values()), *describe(row))
-    return table
+    figures = [
+        Column(name, [cell(row) for row in study.front], figures=True)
+        for name, cell in columns.items()
+    ]
+    described = [describe(row) for row in study.front]
+    words = [
+        Column(name, [texts[i] for texts in described])
+        for i, name in enumerate(("architecture", "policy"))
+    ]
+    return Table([*figures, *words])
 
 
 Cell = Callable[[FrontRow], str]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from nas.budget import format_quantity
@@ -64,7 +63,7 @@ def _quantity(name: str, value: float | None) -> str | None:
 
 def trial_json(trial: TrialRecord, metric: Metric) -> dict[str, Any]:
     """A trial as plain data; see `nas.study.plain_figures`."""
-    plain = plain_figures(asdict(trial), metric)
+    plain = plain_figures(trial, metric)
     del plain["id"]
     return {**plain, "created_at": trial.created_at.isoformat()}
 
