@@ -1,20 +1,36 @@
-"""Who runs a study: one coordinator at a time, and a dead one's claim is taken over."""
+"""Who runs a study: one coordinator at a time, and a dead one's claim is taken over.
+
+No clock is asked how old a claim is: clocks jump, and those of two hosts differ.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+from sqlalchemy import Delete, Update, select
 
+from nas.errors import NotFoundError, StorageError
+from nas.storage.database import Database
+from nas.storage.models import Study
 from nas.storage.records import utc_now
 
-EXPIRY = timedelta(minutes=5)
-"""A claim on another host that was not renewed for so long is void."""
+RENEWAL_S = 15.0
+"""Between two signs of life of a coordinator that has no trial to commit."""
+SILENCE_S = 60.0
+"""After which a coordinator on another host, watched all the time, is dead."""
+LOOK_S = 0.5
+"""Between two looks."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +68,89 @@ class Holder:
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} (since {self.since})"
 
-    def is_void(self, active_at: datetime) -> bool:
-        """Whether the claim can be taken over.
-
-        On this host the process itself tells; a live one keeps its claim for ever. Of another
-        host only the age of the last renewal is known. An age below zero is that of a clock that
-        jumped, so only its size counts.
-        """
+    def lives(self) -> bool | None:
+        """Whether the process is there; None if it is on another host, where nobody can look."""
         if self.host != socket.gethostname():
-            return abs(utc_now() - active_at) > EXPIRY
+            return None
         try:
             if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE:
-                return True
+                return False
         except psutil.NoSuchProcess:
-            return True
-        except psutil.AccessDenied:  # it lives, under another user
             return False
-        return _started(self.pid) != self.started
+        except psutil.AccessDenied:  # it lives, under another user
+            return True
+        return _started(self.pid) == self.started
+
+
+class Watch:
+    """Looks at a claim again and again, until it is known whether its holder lives."""
+
+    def __init__(self) -> None:
+        self._sign: datetime | None = None
+        self._since = 0.0
+
+    def lives(self, holder: Holder, sign: datetime) -> bool | None:
+        """Whether the holder does; None while that is not known.
+
+        Args:
+            holder: as the claim names it.
+            sign: its last sign of life, by whatever clock: only a change of it counts.
+        """
+        lives = holder.lives()
+        if lives is not None:
+            return lives
+        before, now = self._sign, time.monotonic()
+        if before != sign:
+            self._sign, self._since = sign, now
+            return None if before is None else True
+        return False if now - self._since >= SILENCE_S else None
+
+
+def once_free(
+    database: Database, study_id: int, token: str, change: Callable[[], Update | Delete]
+) -> None:
+    """Change a study that no coordinator but one's own runs.
+
+    Args:
+        database: where it is.
+        study_id: of the study.
+        token: of one's own claim.
+        change: of studies; it is made of this one, if nothing happened to its claim meanwhile.
+
+    Raises:
+        NotFoundError: there is no such study.
+        StorageError: another coordinator lives; who and since when is said.
+    """
+    watch, told = Watch(), False
+    seen = select(Study.name, Study.holder, Study.holder_token, Study.active_at)
+    while True:
+        with database.read() as connection:
+            row = connection.execute(seen.where(Study.id == study_id)).one_or_none()
+        if row is None:
+            raise NotFoundError("the study does not exist any more.", "See `nas studies`.")
+        free = row.holder is None or row.holder_token == token
+        holder = None if free else Holder.from_json(row.holder)
+        lives = holder is not None and watch.lives(holder, row.active_at)
+        if lives:
+            raise StorageError(
+                f"study {row.name!r} is being run by {holder}.",
+                "Wait for it or stop it; a holder that died is replaced by itself.",
+            )
+        if lives is None:
+            if not told:
+                text = "waiting up to %g s for a sign of life of %s, which holds study %r"
+                logger.warning(text, SILENCE_S, holder, row.name)
+            told = True
+            time.sleep(LOOK_S)
+            continue
+        as_seen = (
+            Study.id == study_id,
+            Study.holder_token.is_not_distinct_from(row.holder_token),
+            Study.active_at == row.active_at,
+        )
+        with database.write() as connection:
+            if connection.execute(change().where(*as_seen)).rowcount == 1:
+                return
 
 
 def _started(pid: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -12,11 +13,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, case, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Update,
+    case,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from nas.errors import NotFoundError, StorageError, UsageError, nearest
-from nas.storage.claims import Holder
+from nas.storage import claims
+from nas.storage.claims import Holder, Watch, once_free
 from nas.storage.database import Database
 from nas.storage.models import NAME_LENGTH, Artefact, DeviceProfile, Measurement, Study, Trial
 from nas.storage.records import (
@@ -30,9 +42,6 @@ from nas.storage.records import (
 )
 from nas.storage.rows import finite, insert_record, select_records
 from nas.target_names import split
-
-RENEWAL_S = 60.0
-"""Between two signs of life of a coordinator that has no trial to commit."""
 
 
 class Studies:
@@ -48,6 +57,7 @@ class Studies:
         self._database = database
         self._token = uuid.uuid4().hex
         self._held: set[int] = set()
+        self._watches: dict[int, Watch] = defaultdict(Watch)
 
     # Studies
 
@@ -126,9 +136,7 @@ class Studies:
             NotFoundError: there is no such study.
             StorageError: another coordinator runs it.
         """
-        with self._database.write() as connection:
-            self._refuse_if_held(connection, study_id)
-            connection.execute(delete(Study).where(Study.id == study_id))
+        once_free(self._database, study_id, self._token, lambda: delete(Study))
         self._held.discard(study_id)
 
     # Who runs a study
@@ -136,21 +144,21 @@ class Studies:
     def claim(self, study_id: int) -> None:
         """Become the study's coordinator; a claim of one's own is renewed.
 
+        Whether a coordinator on another host lives takes a while to find out, a minute at most.
+
         Raises:
             NotFoundError: there is no such study.
             StorageError: another coordinator lives; who and since when is said.
         """
-        with self._database.write() as connection:
-            self._refuse_if_held(connection, study_id)
-            connection.execute(
-                update(Study)
-                .where(Study.id == study_id)
-                .values(
-                    holder=asdict(Holder.this_process()),
-                    holder_token=self._token,
-                    active_at=utc_now(),
-                )
+
+        def taken() -> Update:
+            return update(Study).values(
+                holder=asdict(Holder.this_process()),
+                holder_token=self._token,
+                active_at=utc_now(),
             )
+
+        once_free(self._database, study_id, self._token, taken)
         self._held.add(study_id)
 
     def renew(self, study_id: int) -> None:
@@ -179,7 +187,7 @@ class Studies:
         over = threading.Event()
 
         def renew() -> None:
-            while not over.wait(RENEWAL_S):
+            while not over.wait(claims.RENEWAL_S):
                 with suppress(StorageError, NotFoundError):  # the next commit will tell
                     self.renew(study_id)
 
@@ -191,23 +199,6 @@ class Studies:
             over.set()
             beat.join()
             self.release(study_id)
-
-    def _refuse_if_held(self, connection: Connection, study_id: int) -> None:
-        row = connection.execute(
-            select(Study.name, Study.holder, Study.holder_token, Study.active_at)
-            .where(Study.id == study_id)
-            .with_for_update()
-        ).one_or_none()
-        if row is None:
-            raise NotFoundError("the study does not exist any more.", "See `nas studies`.")
-        if row.holder is None or row.holder_token == self._token:
-            return
-        holder = Holder.from_json(row.holder)
-        if not holder.is_void(row.active_at):
-            raise StorageError(
-                f"study {row.name!r} is being run by {holder}.",
-                "Wait for it or stop it; a holder that died is replaced by itself.",
-            )
 
     def _touch(self, connection: Connection, study_id: int) -> None:
         """Renew the claim, or write beside nobody's: never beside another coordinator."""
@@ -231,14 +222,18 @@ class Studies:
         )
 
     def holder(self, study_id: int) -> str | None:
-        """Who runs a study, None if nobody does or its holder died."""
+        """Who runs a study, None if nobody does or its holder died.
+
+        One that died on another host is found dead when this was asked for a minute.
+        """
         row = select(Study.holder, Study.active_at).where(Study.id == study_id)
         with self._database.read() as connection:
             found = connection.execute(row).one_or_none()
         if found is None or found.holder is None:
             return None
         holder = Holder.from_json(found.holder)
-        return None if holder.is_void(found.active_at) else str(holder)
+        dead = self._watches[study_id].lives(holder, found.active_at) is False
+        return None if dead else str(holder)
 
     # Trials
 
