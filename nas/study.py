@@ -287,4 +287,4 @@ def on_front(objectives: Sequence[str], values: NDArray[np.float64]) -> NDArray[
 
 
 def _latest(measurements: Sequence[MeasurementRecord]) -> MeasurementRecord | None:
-    return max(measurements, key=lambda m: (m.created_at, m.id), default=None)
+    return max(measurements, key=lambda m: m.id, default=None)

@@ -1,4 +1,5 @@
-"""A real PostgreSQL server for the run, and a fresh database of each kind for a test."""
+"""A real PostgreSQL server for the run, a fresh database of each kind for a test, and real faults:
+a clock that jumps, a disk that is slow."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,3 +134,52 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'nas.db'}"
     url: str = request.getfixturevalue("postgresql_url")
     return url
+
+
+class JumpingClock:
+    """The wall clock of processes that are started with `environment`; others keep theirs.
+
+    Monotonic clocks go on as they do where a real clock is set. (Debian's libfaketime bends sleeps
+    and waits too, which then fail.)
+
+    Attributes:
+        environment: for the processes.
+        file: holds the seconds that are added to the clock.
+    """
+
+    def __init__(self, library: Path, file: Path) -> None:
+        self.file = file
+        self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(file)}
+        self.jump(0)
+
+    def jump(self, seconds: int) -> None:
+        """Set the clock to the true time and so much."""
+        self.file.write_text(str(seconds))
+
+
+@pytest.fixture
+def jumping_clock(tmp_path: Path) -> JumpingClock:
+    """A clock for processes of the test."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("there is no C compiler for Linux (Debian: apt-get install gcc)")
+    library = tmp_path / "wall_clock.so"
+    source = Path(__file__).parent / "wall_clock.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    return JumpingClock(library, tmp_path / "clock")
+
+
+@pytest.fixture
+def slow_disk() -> Callable[[float], list[str]]:
+    """`slow_disk(seconds)`: what to put before a command so that its fsyncs take so much longer."""
+
+    def command(seconds: float) -> list[str]:
+        delay = f"inject=fsync,fdatasync:delay_enter={round(1e6 * seconds)}"
+        which = "trace=fsync,fdatasync"
+        return ["strace", "--seccomp-bpf", "-f", "-qq", "-o", os.devnull, "-e", which, "-e", delay]
+
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed (Debian: apt-get install strace)")
+    if subprocess.run([*command(0), "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine lets no process trace another")
+    return command

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 from search_problems import Layered, search
@@ -23,11 +24,22 @@ from nas.storage.studies import Studies
 NAME = "killed"
 
 
-def coordinate(url: str, trials: int) -> None:
-    """Claim the study and bring it to its trials."""
+def create(url: str) -> None:
+    """Open the study."""
+    with open_database(url) as database:
+        Studies(database).create_study(
+            StudyRecord(NAME, "toy", "", "toy", "", 1, "", [], [], 5, "guided", {}, "", "", "0")
+        )
+
+
+def coordinate(
+    url: str, trials: int, before: Callable[[int], object] = lambda number: None
+) -> None:
+    """Claim the study and bring it to its trials; `before` is told each before it is evaluated."""
     toy = Layered(3, budget_ms=9.0)
 
     def evaluate(genome, number, goal):
+        before(number)
         time.sleep(0.002)
         return toy.evaluate(genome, number, goal)
 
@@ -40,8 +52,9 @@ def coordinate(url: str, trials: int) -> None:
                 genome = tuple(int(g) for g in t.genome)
                 quality = t.values["accuracy"]
                 stored = TrialRecord(
-                    t.number, t.key, genome, {}, {}, quality=quality, feasible=True, origin=t.origin
-                )
+                    t.number, t.key, genome, {}, {}, quality=quality, feasible=True,
+                    origin=t.origin, seconds=t.seconds,
+                )  # fmt: skip
                 studies.add_trial(study.id, stored)
 
             history = [
@@ -56,10 +69,7 @@ def coordinate(url: str, trials: int) -> None:
 
 def main(url: str, trials: int, kills: int) -> None:
     """Kill coordinators, then let one finish."""
-    with open_database(url) as database:
-        Studies(database).create_study(
-            StudyRecord(NAME, "toy", "", "toy", "", 1, "", [], [], 5, "guided", {}, "", "", "0")
-        )
+    create(url)
     lot = random.Random(0)
     for kill in range(kills + 1):
         child = os.fork()

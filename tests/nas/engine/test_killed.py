@@ -1,4 +1,5 @@
-"""kill -9: of the coordinator at random moments, of workers while they evaluate."""
+"""Faults of the machine: kill -9 of the coordinator at random moments, also in the middle of slow
+commits, and of workers while they evaluate; a clock that jumps."""
 
 from __future__ import annotations
 
@@ -6,28 +7,38 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from coordinator import NAME
+from coordinator import NAME, create
 from search_problems import Layered, search
 
 from nas.executors.executor import Executor, Outcome
 from nas.executors.pool import LocalPool
 from nas.executors.work import Work
 from nas.storage.database import open_database
+from nas.storage.records import TrialRecord
 from nas.storage.studies import Studies
 
+HERE = Path(__file__).parent
 TRIALS = 60
 
 
-def test_a_coordinator_killed_at_random_moments_loses_no_trial(storage_url: str) -> None:
-    kills = 20 if storage_url.startswith("sqlite") else 6
-    here = Path(__file__).parent
-    path = os.pathsep.join([str(here), *filter(None, sys.path)])
+def environment() -> dict[str, str]:
+    """For a process that imports what stands beside this file."""
+    path = os.pathsep.join([str(HERE), *filter(None, sys.path)])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def coordinate_and_kill(url: str, kills: int, prefix: Sequence[str] = ()) -> list[int]:
+    """Exit codes of coordinators of which the last one ended by itself."""
     done = subprocess.run(
-        [sys.executable, str(here / "coordinator.py"), storage_url, str(TRIALS), str(kills)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        [*prefix, sys.executable, str(HERE / "coordinator.py"), url, str(TRIALS), str(kills)],
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -36,13 +47,64 @@ def test_a_coordinator_killed_at_random_moments_loses_no_trial(storage_url: str)
     codes = [int(line) for line in done.stdout.split()]
     assert len(codes) == kills + 1, done.stderr
     assert codes[-1] == 0, done.stderr
-    assert codes.count(-signal.SIGKILL) >= kills // 2
-    with open_database(storage_url) as database:
+    return codes
+
+
+def require_all_trials(url: str) -> list[TrialRecord]:
+    """The trials of the study, which are those of a search that nothing befell."""
+    with open_database(url) as database:
         studies = Studies(database)
         found = studies.trials(studies.find_study(NAME).id)
     expected = search(Layered(3, budget_ms=9.0), "guided", TRIALS)
     assert [(t.number, t.key) for t in found] == [(t.number, t.key) for t in expected]
     assert [t.quality for t in found] == [t.values["accuracy"] for t in expected]
+    return found
+
+
+def test_a_coordinator_killed_at_random_moments_loses_no_trial(storage_url: str) -> None:
+    kills = 20 if storage_url.startswith("sqlite") else 6
+    codes = coordinate_and_kill(storage_url, kills)
+    assert codes.count(-signal.SIGKILL) >= kills // 2
+    require_all_trials(storage_url)
+
+
+def test_a_coordinator_killed_in_commits_to_a_slow_disk_loses_no_trial(
+    tmp_path: Path, slow_disk: Callable[[float], list[str]]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'nas.db'}"
+    # A commit takes longer than an evaluation: many kills fall into one.
+    codes = coordinate_and_kill(url, 4, slow_disk(0.015))
+    assert codes.count(-signal.SIGKILL) == 4
+    require_all_trials(url)
+
+
+JUMPS = """
+import sys
+from pathlib import Path
+from coordinator import coordinate
+
+jumps = {20: "21600", 40: "-21600"}
+def before(number):
+    if number in jumps:
+        Path(sys.argv[3]).write_text(jumps[number])
+coordinate(sys.argv[1], int(sys.argv[2]), before)
+"""
+
+
+def test_a_clock_that_jumps_changes_nothing(storage_url: str, jumping_clock: Any) -> None:
+    create(storage_url)
+    subprocess.run(
+        [sys.executable, "-c", JUMPS, storage_url, str(TRIALS), str(jumping_clock.file)],
+        env=environment() | jumping_clock.environment,
+        check=True,
+        timeout=120,
+    )
+    found = require_all_trials(storage_url)
+    moments = [trial.created_at for trial in found]
+    steps = [after - before for before, after in pairwise(moments)]
+    assert max(steps) > timedelta(hours=5)  # it did jump
+    assert min(steps) < timedelta(hours=-11)
+    assert all(0 < trial.seconds < 60 for trial in found)
 
 
 class Killing(Executor):
