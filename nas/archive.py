@@ -162,7 +162,8 @@ def show(
     if number is not None and not trials:
         what = "failed trial" if failed else "trial"
         raise NotFoundError(
-            f"study {name!r} has no {what} {number}.", f"See `nas studies show {name}`."
+            f"study {name!r} has no {what} {number}.",
+            f"See `{command(['studies', 'show', name, *['--failed'] * failed], storage)}`.",
         )
     study = Study(record, trials)
     candidates, metric = candidates_of(study), study.metric
@@ -173,14 +174,24 @@ def show(
 
 def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
     """The command that continues a study; a password in the URL is hidden."""
-    words = ["nas", "resume", name]
+    words = ["resume", name]
     if trials is not None:
         words += ["--trials", str(trials)]
-    if options.storage != os.environ.get("NAS_STORAGE", DEFAULT_STORAGE):
-        words += ["--storage", hide_password(options.storage)]
     if options.out != DEFAULT_OUT:
         words += ["--out", str(options.out)]
-    return shlex.join(words)
+    return command(words, options.storage)
+
+
+def command(words: Sequence[str], storage: str) -> str:
+    """A command on a study, with where that is if it has to be said; a password is hidden.
+
+    >>> command(["pareto", "vit-a100"], "sqlite:///other.db")
+    'nas pareto vit-a100 --storage sqlite:///other.db'
+    """
+    where: list[str] = []
+    if storage != os.environ.get("NAS_STORAGE", DEFAULT_STORAGE):
+        where = ["--storage", hide_password(storage)]
+    return shlex.join(["nas", *words, *where])
 
 
 JUDGED = 2_000
@@ -254,15 +265,15 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
     """The lines under a front's table."""
     rows = study.front
     lines = [""]
-    failed = f" ({study.n_failed} failed: see `nas studies show {study.name} --failed`)"
+    look = command(["studies", "show", study.name, "--failed"], storage)
+    failed = f" ({study.n_failed} failed: see `{look}`)"
     lines.append(
         f"{len(rows)} networks on the front, of {len(study.trials)} evaluated"
         + (failed if study.n_failed else "")
     )
     lines += study.notes
     if rows:
-        lines += [_hypervolume_line(study), _noise_line(study)]
-    lines.append(_policy_line(study))
+        lines += [_hypervolume_line(study), _noise_line(study), _policy_line(study)]
     record = study.record
     targets = record.targets
     if targets:
@@ -284,7 +295,9 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
         stem = picture_stem(study)
         lines.append(f"pictures: {out / study.name / stem}.png, {stem}.html beside it")
     options = RunOptions(storage=storage, out=out or DEFAULT_OUT)
-    lines.append(f"more trials: {resume_command(study.name, 2 * len(study.trials), options)}")
+    done = len(study.trials)
+    total = None if done < int(record.request["asked"]["trials"]) else 2 * done
+    lines.append(f"more trials: {resume_command(study.name, total, options)}")
     return lines
 
 

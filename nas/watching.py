@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from nas.archive import command
 from nas.events import Listener, silent
 from nas.report.standing import Standing
 from nas.request import DEFAULT_STORAGE
@@ -58,7 +59,7 @@ def watch(
     done, total = standing.done, standing.total
     lines = [f"{name}: {done} of {total} trials, {len(standing.front)} networks on the front"]
     if done >= total:
-        lines.append(f"see the front with: nas pareto {name}")
+        lines.append(f"see the front with: {command(['pareto', name], storage)}")
     else:
-        lines.append(f"nobody runs it; go on with: nas resume {name}")
+        lines.append(f"nobody runs it; go on with: {command(['resume', name], storage)}")
     return lines

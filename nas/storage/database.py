@@ -137,11 +137,13 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise StorageError(
-            f"{hide_password(url)!r} is not a database URL.",
+        hint = (
             "Write sqlite:///nas.db or postgresql://user:password@host/database "
-            "(special characters of a password percent-encoded).",
-        ) from None
+            "(special characters of a password percent-encoded)."
+        )
+        if url and "://" not in url:
+            hint = f"For a file write sqlite:///{hide_password(url)}."
+        raise StorageError(f"{hide_password(url)!r} is not a database URL.", hint) from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed

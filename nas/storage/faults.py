@@ -72,7 +72,7 @@ def _explain(error: Exception, url: str) -> tuple[str, str]:
     said = "; ".join(line.strip() for line in str(origin).splitlines()[:2])
     for secret in _secrets(url):
         said = said.replace(secret, "***")
-    said = said.rstrip(".") or type(origin).__name__
+    said = said.rstrip(".?") or type(origin).__name__
     if isinstance(error, DBAPIError) and not isinstance(error, DataError):
         return said, "Check that the server runs and that the URL is right."
     return f"it cannot hold a value ({said})", "Please report this as a fault of the program."

@@ -61,6 +61,10 @@ def test_bad_urls(url: str, said: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert said in _refusal(url).message
 
 
+def test_a_file_given_as_url_is_told_as_one() -> None:
+    assert _refusal("runs/nas.db").hint == "For a file write sqlite:///runs/nas.db."
+
+
 def test_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     error = _refusal("postgresql://ann:s3cret@host/nas")
