@@ -34,6 +34,8 @@ ORDERED = ChoiceSet(tuple(Choice(f"layers.{i}.width", (1, 2, 3, 4)) for i in ran
 @pytest.fixture(autouse=True)
 def _short_searches_on_predictions(monkeypatch):
     monkeypatch.setattr(linas, "GENERATIONS", 4)
+    monkeypatch.setattr(linas, "ALPHAS", [0.1, 10.0])
+    monkeypatch.setattr(linas, "COSTS", [1.0, 100.0])
 
 
 # Seed 5 of Layered(3, budget_ms=9): a change here is a change of what every seeded study does.
@@ -284,6 +286,23 @@ def test_linas_learns_after_its_first_fifty():
     later = [t for t in trials[50:] if t.origin["kind"] == "predicted"]
     assert len(later) > 30
     assert toy.hypervolume(trials) > toy.hypervolume(search(toy, "random", 100))
+
+
+def test_linas_searches_three_objectives_toward_directions():
+    toy = Layered(5, objectives=(ACCURACY, LATENCY, PARAMS))
+    trials = search(toy, "linas", 100)
+    assert {t.origin["kind"] for t in trials[60:]} == {"predicted"}
+    assert toy.hypervolume(trials) > toy.hypervolume(search(toy, "random", 100))
+
+
+@pytest.mark.parametrize("unit", [1e-2, 1.0, 1e6])
+def test_linas_predicts_alike_in_any_unit(unit):
+    toy = Layered(4)
+    genomes = toy.choices.sample(60, np.random.default_rng(0))
+    code, accuracy = toy.choices.one_hot(genomes), -toy.accuracy(genomes)
+    whole, scaled = (linas._fitted(code, y).predict(code) for y in (accuracy, accuracy * unit))
+    np.testing.assert_allclose(scaled, whole)
+    assert np.corrcoef(whole, accuracy)[0, 1] > 0.9
 
 
 def test_samplers_are_listed_and_an_unknown_one_names_its_nearest():
