@@ -6,12 +6,15 @@
         --evaluations 50,100,250 --seeds 10 --samplers guided,nsga2,random
     python benchmarks/search_tables.py --gpt2 small.npz --scale small \\
         --evaluations 50,100,250,2000 --limit guided=250 --samplers guided,nsga2
+    python benchmarks/search_tables.py --supernet vit --target a100 \\
+        --evaluations 50,100,1000 --limit guided=100 --samplers guided,nsga2
 
 A table is a CSV file with one row a network; the column named by `--arch` holds a string with one
 character a gene. The share is that of the whole table's hypervolume. `--gpt2` takes a perplexity
 surrogate of GPT-2 subnets (see gpt2_surrogate.py); there the share is that of the best known
 hypervolume: all trials of all the searches of the run and an NSGA-II of 60,000 evaluations of the
-surrogate, together.
+surrogate, together. `--supernet` takes a space of this project, whose default supernet is really
+evaluated (see supernet_problem.py); there the best known is that of all the run's trials.
 
 Prints one JSON object: sampler -> evaluations -> median share over the seeds; with `--quartiles`,
 [lower quartile, median, upper quartile]. `--limit` leaves out what is beyond a sampler's own
@@ -36,6 +39,7 @@ from gpt2_surrogate import SCALES, read_gpt2
 from known_problems import Floats, Known, read_table
 from peers import get_peer
 from search_picture import draw, drawn_at
+from supernet_problem import read_supernet
 
 from nas.engine.samplers import require_sampler
 from nas.errors import NasError, UsageError
@@ -49,7 +53,9 @@ def arguments() -> argparse.ArgumentParser:
     problem = parser.add_mutually_exclusive_group(required=True)
     problem.add_argument("--table", type=Path, metavar="CSV")
     problem.add_argument("--gpt2", type=Path, metavar="NPZ")
+    problem.add_argument("--supernet", metavar="SPACE")
     parser.add_argument("--scale", choices=tuple(SCALES), default="small", help="of --gpt2")
+    parser.add_argument("--target", default="a100", help="of --supernet")
     parser.add_argument("--arch", default="arch")
     parser.add_argument("--objective", action="append", default=[], metavar="NAME:max")
     parser.add_argument("--reference", action="append", default=[], metavar="NAME=VALUE")
@@ -109,6 +115,8 @@ def title(given: argparse.Namespace) -> str:
     """Of the picture."""
     if given.gpt2 is not None:
         return f"GPT-2 {given.scale} (surrogate): perplexity, latency; {given.seeds} seeds"
+    if given.supernet is not None:
+        return f"{given.supernet} on {given.target}: quality, latency; {given.seeds} seeds"
     names = ", ".join(text.partition(":")[0] for text in given.objective)
     return f"{given.table.stem}: {names}; {given.seeds} seeds"
 
@@ -119,9 +127,11 @@ def read_problem(given: argparse.Namespace) -> Known:
     Raises:
         UsageError: if it makes no sense.
     """
-    if given.gpt2 is not None:
+    if given.table is None:
         if given.objective or given.reference or given.cost_known:
-            raise UsageError("--gpt2 has its own objectives and reference.", "Leave them out.")
+            raise UsageError("objectives and references are a table's.", "Leave them out.")
+        if given.supernet is not None:
+            return read_supernet(given.supernet, given.target)
         return read_gpt2(given.gpt2, given.scale)
     if not given.objective:
         raise UsageError("a table needs objectives.", "Write --objective NAME:max.")

@@ -221,7 +221,7 @@ def test_no_surrogate_and_one_of_another_scale_are_refused(monkeypatch, surrogat
     path, _ = surrogate
     for more, message in (
         (["--scale", "large"], "80 inputs"),
-        (["--objective", "perplexity:min"], "own objectives"),
+        (["--objective", "perplexity:min"], "a table's"),
     ):
         monkeypatch.setattr(sys, "argv", ["search_tables.py", "--gpt2", str(path), *more])
         assert search_tables.main() == 2
@@ -256,3 +256,18 @@ def test_nasbench201_is_joined_into_a_table(monkeypatch, tmp_path, capsys):
         file.write("\n".join(latency[:-1]))
     assert nb201_table.main() == 2
     assert "no latency" in capsys.readouterr().err
+
+
+def test_a_supernet_is_really_evaluated(monkeypatch, capsys):
+    options = ["--supernet", "vit", "--evaluations", "2,4", "--seeds", "1", "--samplers", "guided"]
+    monkeypatch.setattr(sys, "argv", ["search_tables.py", *options])
+    assert search_tables.main() == 0
+    shares = json.loads(capsys.readouterr().out)["guided"]
+    # The first trial is the largest network, the second the smallest: its quality is the reference.
+    assert 0 < shares["2"] <= shares["4"] == 1.0
+
+
+def test_an_unknown_supernet_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["search_tables.py", "--supernet", "vitt"])
+    assert search_tables.main() == 2
+    assert "'vit'" in capsys.readouterr().err
