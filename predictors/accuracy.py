@@ -33,7 +33,7 @@ DENSITY_SCALE = 2.0
 SMALLEST_SHARE = 0.01
 # The ceiling lies one of these shares of (best - median) above the best; the last is so far off
 # that the response is modelled as it is. No response counts as nearer than a fifth of the share.
-MARGINS = (0.25, 1.0, 4.0, 100.0)
+MARGINS = (0.5, 1.0, 4.0, 100.0)
 MIN_SHARE = 0.2
 # Hyper-parameters are learnt from so many rows at most, the margin from fewer, spread evenly; all
 # rows are conditioned on.
@@ -46,8 +46,8 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     The response is modelled as -log(ceiling - accuracy), with a ceiling above the best seen: the
     nearer it is, the more gains near the top count for beside the same gain far below. How near
-    is chosen by the likelihood of the data; an accuracy that saturates has it near, a perplexity
-    that does not, far off. A loss is modelled with its sign turned.
+    is chosen by how well responses left out are predicted; an accuracy that saturates has it near,
+    a perplexity that does not, far off. A loss is modelled with its sign turned.
 
     Args:
         choices: of the joint genome.
@@ -109,8 +109,8 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         columns, known = self._encoder(rows), _known_noise(noise, len(y))
         self.n_features_in_ = rows.shape[1]
         few, some = _spread(len(rows), MAX_MARGIN), _spread(len(rows), MAX_LEARNT)
-        losses = [self._loss(m, columns[few], y[few], known[few]) for m in MARGINS]
-        self.margin_ = MARGINS[int(np.argmin(losses))]
+        densities = [self._density(m, columns[few], y[few], known[few]) for m in MARGINS]
+        self.margin_ = MARGINS[int(np.argmax(densities))]
         response = self._warp(y)
         self._mean, self._std = response.mean(), max(response.std(), 1e-12)
         standard = (response - self._mean) / self._std
@@ -135,18 +135,18 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def _model(self, kind: Kind) -> GaussianProcess:
         return GaussianProcess(kind, self._encoder.groups(), self._encoder.families())
 
-    def _loss(
+    def _density(
         self, margin: float, columns: Floats, y: NDArray[np.floating], noise: Floats
     ) -> float:
-        """Negative log posterior density of the responses under a margin, by one quick model."""
+        """Mean log density of each response given all others under a margin, by a quick model."""
         self.margin_ = margin
         response = self._warp(y)
         std = max(response.std(), 1e-12)
         extra = self._variance(response, noise, std)
         model = self._model("shared").fit(columns, (response - response.mean()) / std, extra)
         # Of the responses themselves, not of their warped values: the slope of the warp.
-        slope = 0.0 if self._unit <= 0 else response.sum() - len(y) * np.log(self._unit)
-        return model.loss_ - float(slope) + len(y) * float(np.log(std))
+        slope = 0.0 if self._unit <= 0 else response.mean() - np.log(self._unit)
+        return model.log_density_ + float(slope) - float(np.log(std))
 
     def condition(
         self,

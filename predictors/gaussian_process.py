@@ -79,7 +79,6 @@ class GaussianProcess:
             bounds=[(-BOUND, BOUND)] * len(start),
             options={"maxiter": MAX_STEPS},
         )
-        self.loss_ = float(found.fun)
         self._weights, self._slopes, self._smooth, self._noise = self._hyperparameters(found.x)
         self._replace(x, np.broadcast_to(extra, len(x)))
         return self.condition(x, y, extra)

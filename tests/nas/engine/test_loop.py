@@ -43,7 +43,7 @@ def _short_searches_on_predictions(monkeypatch):
 GOLDEN = {
     "guided": """
         9b02e59c f2c35c54 c0e4fab5 8554e6c0 93e66ec1 7d3cc66b 683ae8d3 dbf22ce3 45f9e503 47aa0fa8
-        fd372827 01affec6 ebbbdeba c439ae11 9a9e4489 91a44938 5403ef31 c3b0b722 f34b4c49 8d5643b2
+        36c563a6 c439ae11 5dda1358 fd372827 5300f425 16e0bc6b 089f6024 a061e21f 7fab8d65 09291526
     """,
     "random": """
         7975d3c6 80aff6eb 1d4b0627 bfee6ec9 526eeb1a 39ad68f7 b45e807f f2a683aa ded9b185 01affec6
