@@ -165,10 +165,16 @@ def _log_shapes(ops: Sequence[Op]) -> Array:
     return np.log(np.maximum([[float(s) for s in o.shape] for o in ops], 0.5))
 
 
-class _Features:
-    """Additive features of ops: for each class the summed values and the number of calls."""
+class Features:
+    """Additive features of ops: for each class the summed values and the number of calls.
+
+    Args:
+        timings: of the ops that were measured.
+        quantity: that was measured of them.
+    """
 
     def __init__(self, timings: Sequence[OpTiming], quantity: Quantity) -> None:
+        self.quantity, self.n_ops = quantity, len(timings)
         self.ops = MeasuredOps(timings, quantity)
         self._index = {key: i for i, key in enumerate(self.ops.classes)}
         self.n_classes = len(self._index)
@@ -181,10 +187,6 @@ class _Features:
         features[rows, column] = values
         features[rows, self.n_classes + column] = 1.0
         return features
-
-    def of_networks(self, networks: Sequence[NetworkTiming]) -> Array:
-        """(n_networks, features)."""
-        return np.array([self(network.workload()).sum(axis=0) for network in networks])
 
 
 @dataclass
@@ -284,7 +286,7 @@ class MeasuredSum(NetworkPredictor):
         n_networks: int,
         quantity: Quantity,
     ) -> None:
-        self._features = _Features(ops, quantity)
+        self._features = Features(ops, quantity)
         self.n_features = 2 * self._features.n_classes
         quantizable = self._features.ops.quantizable
         self._sum = Calibration.from_params(model.params, quantity.unit, quantizable)
@@ -326,85 +328,113 @@ def fit_network_model(
     Raises:
         ProfileError: if there are too few networks.
     """
-    return fit_sum(ops, networks, LATENCY, drift, coverage_wanted)
+    return fit_sum(Features(ops, LATENCY), networks, drift, coverage_wanted)
 
 
 def fit_sum(
-    ops: Sequence[OpTiming],
+    features: Features,
     networks: Sequence[NetworkTiming],
-    quantity: Quantity,
     drift: Sequence[float] = (),
     coverage_wanted: float = COVERAGE,
-    scores: Array | None = None,
 ) -> NetworkModel:
     """Fit the sum on measured networks, with its bound and its error on those held out.
 
     Args:
-        ops: measured one by one.
+        features: of ops that were measured one by one.
         networks: measured whole; those marked `held_out` only state the error.
-        quantity: that was measured of all of them.
         drift: log ratios of a reading in other processes to the one that is fitted, as further
             uncertainty of a network that is measured there.
         coverage_wanted: of the upper bound.
-        scores: that set the bound in place of those of these networks; see `held_out_scores`.
 
     Raises:
         ProfileError: if there are too few networks.
     """
-    fitted = [n for n in networks if not n.held_out]
-    kept_out = [n for n in networks if n.held_out]
-    if len(fitted) < FEWEST_NETWORKS:
-        raise _too_few(fitted, f"{FEWEST_NETWORKS} are needed")
-    features = _Features(ops, quantity)
-    x, y = features.of_networks(fitted), _measured(fitted, quantity)
-    unstable = np.array([quantity.unstable(n) for n in fitted])
-    trust = np.where(unstable, UNSTABLE_WEIGHT, 1.0)
-    quantizable = features.ops.quantizable
-    if scores is None:
-        scores = held_out_scores(features, fitted, quantity)
+    fitted, kept_out = _parts(features, networks)
+    if len(fitted.networks) < FEWEST_NETWORKS:
+        raise _too_few(fitted.networks, f"{FEWEST_NETWORKS} are needed")
+    return _fitted_sum(fitted, kept_out, fitted.held_out_scores(), drift, coverage_wanted)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Measured networks as a fit takes them, a row each.
+
+    Attributes:
+        x: features, (n, 2 classes).
+        y: what was measured, (n,).
+        unstable: read while the machine was slow, (n,).
+    """
+
+    features: Features
+    networks: Sequence[NetworkTiming]
+    x: Array
+    y: Array
+    unstable: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, features: Features, networks: Sequence[NetworkTiming]) -> _Rows:
+        quantity = features.quantity
+        return cls(
+            features,
+            networks,
+            np.array([features(network.workload()).sum(axis=0) for network in networks]),
+            np.array([quantity.value(network) for network in networks]),
+            np.array([quantity.unstable(network) for network in networks], dtype=bool),
+        )
+
+    def held_out_scores(self) -> Array:
+        """Log of measured over predicted by fits that saw no network of the same architecture.
+
+        Those whose readings scatter say more of the machine and are left out.
+        """
+        spread = np.array([self.features.quantity.spread(n) for n in self.networks])
+        calm = ~self.unstable | self.unstable.all()
+        steady = (spread <= STEADY * np.median(spread)) & calm
+        groups = [_architecture(n) for n in self.networks]
+        scores = _cross_scores(self.x, self.y, groups, self.features.ops.quantizable)[steady]
+        return np.asarray(scores[~np.isnan(scores)])
+
+
+def _parts(features: Features, networks: Sequence[NetworkTiming]) -> tuple[_Rows, _Rows]:
+    """Networks to fit, and those that only state the error."""
+    fitted = _Rows.of(features, [n for n in networks if not n.held_out])
+    return fitted, _Rows.of(features, [n for n in networks if n.held_out])
+
+
+def _fitted_sum(
+    fitted: _Rows, kept_out: _Rows, scores: Array, drift: Sequence[float], coverage_wanted: float
+) -> NetworkModel:
+    """The sum fitted to some networks, its bound set by those scores, its error on others."""
+    features = fitted.features
     if len(drift):
         scores = np.add.outer(scores, np.asarray(drift)).ravel()
     try:
         ratio = float(np.exp(max(conformal_quantile(scores, coverage_wanted), 0.0)))
     except ValueError as few:
-        raise _too_few(fitted, str(few)) from None
-    model = Calibration(quantizable).fit(x, y, trust)
+        raise _too_few(fitted.networks, str(few)) from None
+    trust = np.where(fitted.unstable, UNSTABLE_WEIGHT, 1.0)
+    model = Calibration(features.ops.quantizable).fit(fitted.x, fitted.y, trust)
     error = None
-    if kept_out:
-        predicted = model.predict(features.of_networks(kept_out))
-        truth = _measured(kept_out, quantity)
+    if kept_out.networks:
+        predicted = model.predict(kept_out.x)
         error = FitError(
-            mape=mape(truth, predicted),
-            median_error=median_error(truth, predicted),
-            kendall_tau=kendall_tau(truth, predicted),
-            coverage=coverage(truth, predicted * ratio),
-            rows=len(kept_out),
+            mape=mape(kept_out.y, predicted),
+            median_error=median_error(kept_out.y, predicted),
+            kendall_tau=kendall_tau(kept_out.y, predicted),
+            coverage=coverage(kept_out.y, predicted * ratio),
+            rows=len(kept_out.y),
             kept_out="networks whose architectures were not in the fit",
         )
+    quantity = features.quantity
     return NetworkModel(
         form=FORM,
         params={**model.to_params(quantity.unit), "upper_ratio": ratio},
         provenance="measured",
-        source=f"{len(ops)} ops and {len(fitted)} networks {quantity.measured} on this device",
+        source=f"{features.n_ops} ops and {len(fitted.networks)} networks {quantity.measured} on "
+        "this device",
         coverage=coverage_wanted,
         error=error,
     )
-
-
-def held_out_scores(
-    features: _Features, fitted: Sequence[NetworkTiming], quantity: Quantity
-) -> Array:
-    """Log of measured over predicted of networks by fits that saw no network of their architecture.
-
-    Those whose readings scatter say more of the machine and are left out.
-    """
-    spread = np.array([quantity.spread(n) for n in fitted])
-    unstable = np.array([quantity.unstable(n) for n in fitted])
-    steady = (spread <= STEADY * np.median(spread)) & (~unstable | unstable.all())
-    x, y = features.of_networks(fitted), _measured(fitted, quantity)
-    groups = [_architecture(n) for n in fitted]
-    scores = _cross_scores(x, y, groups, features.ops.quantizable)[steady]
-    return np.asarray(scores[~np.isnan(scores)])
 
 
 def _too_few(networks: Sequence[NetworkTiming], why: str) -> ProfileError:
@@ -412,10 +442,6 @@ def _too_few(networks: Sequence[NetworkTiming], why: str) -> ProfileError:
         f"{len(networks)} networks are too few to calibrate on ({why}).",
         "Give `nas profile` more time, or try when the machine is less busy.",
     )
-
-
-def _measured(networks: Sequence[NetworkTiming], quantity: Quantity) -> Array:
-    return np.array([quantity.value(n) for n in networks])
 
 
 def fit_space_models(
@@ -436,15 +462,20 @@ def fit_space_models(
         members.setdefault(f"{network.space}:{network.preset}", []).append(network)
     if len(members) < 2:
         return {}
-    features, scores = _Features(ops, LATENCY), {}
-    for name, own in sorted(members.items()):
-        fitted = [network for network in own if not network.held_out]
-        if len(fitted) >= FEWEST_NETWORKS:
-            scores[name] = held_out_scores(features, fitted, LATENCY)
-    if not scores:
+    features = Features(ops, LATENCY)
+    parts = {name: _parts(features, own) for name, own in sorted(members.items())}
+    enough = {
+        name: (fitted, kept_out)
+        for name, (fitted, kept_out) in parts.items()
+        if len(fitted.networks) >= FEWEST_NETWORKS
+    }
+    if not enough:
         return {}
-    pooled = np.concatenate(list(scores.values()))
-    return {name: fit_sum(ops, members[name], LATENCY, drift, scores=pooled) for name in scores}
+    pooled = np.concatenate([fitted.held_out_scores() for fitted, _ in enough.values()])
+    return {
+        name: _fitted_sum(fitted, kept_out, pooled, drift, COVERAGE)
+        for name, (fitted, kept_out) in enough.items()
+    }
 
 
 def _architecture(network: NetworkTiming) -> str:

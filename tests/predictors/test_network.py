@@ -21,6 +21,7 @@ from hw_profiles.profile import (
 )
 from nas.candidate import Candidate, CandidateSpace
 from nas.probes import Probe, ops_of, policies
+from predictors import network
 from predictors.costs import CostModel
 from predictors.latency import latency_predictor
 from predictors.metrics import coverage, mape
@@ -221,3 +222,18 @@ def test_a_space_that_adds_up_otherwise_has_a_model_of_its_own(tmp_path: Path) -
         assert mape(measured, predictor.predict(features)[0]) < 3
     assert again.calibrated_for("rare", SPACE.preset) is again
     assert fit_space_models(OPS, made.networks) == {}
+
+
+def test_ops_are_fitted_once_for_all_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = []
+
+    class Counted(MeasuredOps):
+        def __init__(self, *given: object) -> None:
+            fits.append(given)
+            super().__init__(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(network, "MeasuredOps", Counted)
+    networks = timed_networks(60, 0, 0.01)
+    others = [n.model_copy(update={"space": "other"}) for n in networks]
+    assert len(fit_space_models(OPS, [*networks, *others])) == 2
+    assert len(fits) == 1
