@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from hw_profiles.errors import ProfileError
 from hw_profiles.profile import DeviceProfile, Energy, NetworkModel, NetworkTiming, OpTiming
 from predictors.energy import ENERGY_FORMS, EnergyPredictor
-from predictors.network import COVERAGE, FORM, Features, MeasuredSum, Quantity, fit_sum
+from predictors.measured_ops import Features, Quantity
+from predictors.network import COVERAGE, FORM, MeasuredSum, fit_sum
 
 
 def _reading(metered: OpTiming | NetworkTiming) -> Energy:
