@@ -214,8 +214,8 @@ def profile_from_others(
     error = plain_error(measured, predicted, f"{names}, each predicted from the rest")
     tell(f"linear {timed.native}", error)
     attention = _attention(timed, others, _floor_ms(product), tell, steps, adjusted)
-    source = f"products timed on {names} {others[0].source}"
-    return _unseen_profile(name, timed, product, error, attention, source, donor, donated, energy)
+    timings = f"products timed on {names} {others[0].source}"
+    return _unseen_profile(name, timed, product, error, attention, timings, donor, donated, energy)
 
 
 def profile_from_sheet(name: str, sheet: Path, relative: DeviceProfile) -> DeviceProfile:
@@ -231,7 +231,13 @@ def profile_from_sheet(name: str, sheet: Path, relative: DeviceProfile) -> Devic
     timed = read_timed_gpu(sheet, [])
     model = relative.op_model("linear", relative.runtime.native)
     shared = UnseenGemm.from_params(model.params) if model and model.form == "unseen_gemm" else None
-    if model is None or model.error is None or shared is None or _is_older(shared.gpu):
+    if (
+        model is None
+        or shared is None
+        or _is_older(shared.gpu)
+        or model.error is None
+        or not model.timings
+    ):
         raise ProfileError(
             f"the profile {relative.name} has no model of products that other GPUs share.",
             "Name one of compute capability 8.0 or more that was derived from other GPUs' tables, "
@@ -239,9 +245,8 @@ def profile_from_sheet(name: str, sheet: Path, relative: DeviceProfile) -> Devic
         )
     product = _asked_about(shared, timed.gpu)
     attention = gpu_attention(timed.device, _floor_ms(product), timed.native)
-    source = model.source.partition("from ")[2].partition(",")[0]
     return _unseen_profile(
-        name, timed, product, model.error, attention, source, timed.gpu, {}, relative.energy
+        name, timed, product, model.error, attention, model.timings, timed.gpu, {}, relative.energy
     )
 
 
@@ -289,19 +294,19 @@ def _unseen_profile(
     product: UnseenGemm,
     error: FitError,
     attention: OpModel,
-    source: str,
+    timings: str,
     donor: Gpu,
     donated: Mapping[str, RooflineMLP],
     energy: NetworkModel | None,
 ) -> DeviceProfile:
     device, native, floor_ms = timed.device, timed.native, _floor_ms(product)
     near = "" if product.sibling_ is None else f"; kernels are those of {product.sibling_.name}"
-    said = f"from {source}, by the {device.source}{near}. Nothing was timed on this device."
-    models = [gemm_model(native, product, error, device, floor_ms, said)]
+    said = f"from {timings}, by the {device.source}{near}. Nothing was timed on this device."
+    models = [gemm_model(native, product, error, device, floor_ms, said, timings)]
     for precision, time in donated.items():
         scaled = product.at_precision(donor, time)
         how = f"times in {precision} on {donor.name}, scaled by 16-bit products {said}"
-        models.append(gemm_model(precision, scaled, error, device, floor_ms, how))
+        models.append(gemm_model(precision, scaled, error, device, floor_ms, how, timings))
     models.append(attention)
     models += gpu_models(device, floor_ms, native, "the smallest product predicted")
     notes = [f"Nothing was timed on this device. {MEASURE}"]

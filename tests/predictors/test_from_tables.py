@@ -213,6 +213,13 @@ def test_a_gpu_from_its_sheet_alone(sheet_of: Callable[[str], Path], tmp_path: P
     _every_space_is_predicted(_round_trip(fast, tmp_path))
     big = [Op("linear", (4096, 4096, 4096), "bf16")]
     assert OpTimes(fast).predict_ms(big) < OpTimes(slow).predict_ms(big)
+    model = fast.op_model("linear", "bf16")
+    assert model is not None
+    assert "NVIDIA A100-SXM4-80GB and NVIDIA H200-SXM-141GB and NVIDIA L40S" in model.timings
+    # what a reader is told, in whatever words, is not read back
+    told = [m.model_copy(update={"source": "as another."}) for m in relative.op_models]
+    retold = relative.model_copy(update={"op_models": told})
+    assert profile_from_sheet("rtx3090", sheet_of("rtx3090"), retold) == fast
     for other in ("a100", "v100"):
         with pytest.raises(ProfileError, match="no model of products that other GPUs share"):
             profile_from_sheet("x", sheet_of("t4"), registry.load(other))
