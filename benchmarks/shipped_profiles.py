@@ -91,7 +91,7 @@ def make(name: str, data: Path, out: Path) -> DeviceProfile:
     mine = read_timed_gpu(own if own.exists() else data / f"{sheet}.yaml", [])
     others = list(timed.values())
     alike = any(other.gpu.capability == mine.gpu.capability for other in others)
-    product = fit_unseen(mine.gpu, others) if alike else without_relative(data).asked_of(mine.gpu)
+    product = fit_unseen(mine.gpu, others) if alike else without_relative(data)
     given = load_profile(out / f"{donor}.json")
     donated = {p: product_of(given, p) for p in precisions}
     energy = metered_energy(data)

@@ -9,10 +9,12 @@ sheet; of one that is not in the table the three are estimated from its sheet.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.profile import Device
@@ -64,10 +66,32 @@ KNOWN = {
     "b300_sxm": KnownGpu("NVIDIA B300", 148, 126 * MIB, 1.92e9),
     "gb300": KnownGpu("NVIDIA GB300", 148, 126 * MIB, 1.92e9),
 }
-# dense bf16 FLOPs that one multiprocessor does in a cycle, by compute capability x 10
-FLOPS_PER_CYCLE = {
-    70: 1024, 75: 1024, 80: 2048, 86: 1024, 87: 2048, 89: 1024, 90: 4096, 100: 8192, 103: 8192,
-}  # fmt: skip
+
+
+class CycleFlops(NamedTuple):
+    """What one multiprocessor does in a cycle (2 FLOPs per multiply-accumulate).
+
+    Attributes:
+        matrix: dense 16-bit products summed in float32 by its matrix units.
+        plain: float32 by its cores, each one multiply-accumulate.
+    """
+
+    matrix: int
+    plain: int
+
+
+# by compute capability x 10 (whitepapers of V100, T4, A100, GA102, Orin, Ada, H100, B200)
+CYCLE_FLOPS = {
+    70: CycleFlops(1024, 128),
+    75: CycleFlops(1024, 128),
+    80: CycleFlops(2048, 128),
+    86: CycleFlops(1024, 256),
+    87: CycleFlops(2048, 256),
+    89: CycleFlops(1024, 256),
+    90: CycleFlops(4096, 256),
+    100: CycleFlops(8192, 256),
+    103: CycleFlops(8192, 256),
+}
 # Entries of a sheet -> precisions whose dense peak they state.
 PEAKS = {
     "bfloat16_tc_flops": "bf16",
@@ -79,7 +103,7 @@ PEAKS = {
 USUAL_CLOCK_HZ = 1.8e9
 USUAL_L2_BYTES = 48 * MIB
 USUAL_WATTS_PER_FLOPS = 1e-12
-USUAL_CAPABILITY = 80.0
+USUAL_CAPABILITY = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +131,32 @@ class Gpu:
     estimated: bool = False
 
     @property
+    def flops_per_cycle(self) -> int:
+        """What the matrix units of a multiprocessor do in a cycle, in 16 bits: a power of two.
+
+        By its own peak, for products of one generation differ: GeForce cards, the L40 and the H20
+        have units at a part of its rate. Sheets and table disagree on the clock by some percent.
+        """
+        return int(2 ** round(math.log2(self.flops_per_s / self.cores / self.clock_hz)))
+
+    @property
     def stated_clock_hz(self) -> float:
-        """The clock at which the peak is stated, by what a multiprocessor does in a cycle."""
-        per_cycle = FLOPS_PER_CYCLE.get(round(self.capability))
-        return self.flops_per_s / self.cores / per_cycle if per_cycle else self.clock_hz
+        """The clock at which the peak is stated."""
+        return self.flops_per_s / self.cores / self.flops_per_cycle
+
+
+def cycle_flops(name: str, capability: float) -> CycleFlops | None:
+    """What a multiprocessor does in a cycle where no peak is stated; None of an unknown generation.
+
+    GeForce cards sum products in float32 at half the rate of their generation.
+
+    >>> cycle_flops("NVIDIA A10", 86), cycle_flops("NVIDIA GeForce RTX 3080", 86)
+    (CycleFlops(matrix=1024, plain=256), CycleFlops(matrix=512, plain=256))
+    """
+    flops = CYCLE_FLOPS.get(round(capability))
+    if flops is None or "geforce" not in name.lower():
+        return flops
+    return flops._replace(matrix=flops.matrix // 2)
 
 
 def words_of(path: Path) -> list[str]:
@@ -194,14 +240,15 @@ def _gpu(path: Path, values: dict[str, float]) -> Gpu:
         )
     capability = values.get("sm_version", USUAL_CAPABILITY)
     known = known_gpu(words_of(path))
-    per_cycle = FLOPS_PER_CYCLE.get(round(capability), 2048)
+    name = known.name if known else path.name.partition(".")[0]
+    usual = cycle_flops(name, capability) or CYCLE_FLOPS[USUAL_CAPABILITY]
     return Gpu(
-        name=known.name if known else path.name.partition(".")[0],
+        name=name,
         capability=capability,
         flops_per_s=flops,
         bandwidth_bytes_per_s=bandwidth,
         power_w=values.get("power", USUAL_WATTS_PER_FLOPS * flops),
-        cores=known.cores if known else max(1, round(flops / per_cycle / USUAL_CLOCK_HZ)),
+        cores=known.cores if known else max(1, round(flops / usual.matrix / USUAL_CLOCK_HZ)),
         l2_bytes=known.l2_bytes if known else USUAL_L2_BYTES,
         clock_hz=known.clock_hz if known else USUAL_CLOCK_HZ,
         estimated=known is None,

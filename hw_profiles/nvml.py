@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pynvml
 
 from hw_profiles.errors import MeasureError
+from hw_profiles.gpus import cycle_flops
 from hw_profiles.profile import Device
 
 T = TypeVar("T")
@@ -41,21 +42,6 @@ THROTTLES = frozenset(
         "hw_power_brake_slowdown",
     )
 )
-# Compute capability -> FLOP in a cycle of one multiprocessor: dense 16-bit products summed in
-# float32 by tensor cores, and plain float32 (whitepapers of V100, T4, A100, GA102, Ada, H100; 2
-# per multiply-accumulate). GeForce cards sum in float32 at half that rate. What is not listed gets
-# no peak.
-FLOP_PER_CYCLE = {
-    (7, 0): (1024, 128),
-    (7, 5): (1024, 128),
-    (8, 0): (2048, 128),
-    (8, 6): (1024, 256),
-    (8, 9): (1024, 256),
-    (9, 0): (4096, 256),
-}
-CORES_PER_MULTIPROCESSOR = {
-    major_minor: flop // 2 for major_minor, (_, flop) in FLOP_PER_CYCLE.items()
-}
 
 
 def known(read: Callable[..., T], *arguments: Any) -> T | None:
@@ -140,19 +126,18 @@ class Gpu:
         clock = known(pynvml.nvmlDeviceGetMaxClockInfo, self.handle, pynvml.NVML_CLOCK_SM)
         memory_clock = known(pynvml.nvmlDeviceGetMaxClockInfo, self.handle, pynvml.NVML_CLOCK_MEM)
         width = known(pynvml.nvmlDeviceGetMemoryBusWidth, self.handle)
-        capability = tuple(known(pynvml.nvmlDeviceGetCudaComputeCapability, self.handle) or ())
+        major, minor = known(pynvml.nvmlDeviceGetCudaComputeCapability, self.handle) or (0, 0)
         cores = known(pynvml.nvmlDeviceGetNumGpuCores, self.handle)
+        flops = cycle_flops(self.name, 10 * major + minor)
         multiprocessors = None
         peaks: dict[str, float] = {}
-        if cores and capability in FLOP_PER_CYCLE:
-            multiprocessors = cores // CORES_PER_MULTIPROCESSOR[capability]
+        if cores and flops is not None:
+            multiprocessors = 2 * cores // flops.plain
             if clock:
-                tensor, plain = FLOP_PER_CYCLE[capability]
-                tensor = tensor // 2 if "GeForce" in self.name else tensor
                 cycles = multiprocessors * clock * 1e6
-                peaks = {"fp16": tensor * cycles, "fp32": plain * cycles}
-                if capability >= (8, 0):
-                    peaks["bf16"] = tensor * cycles
+                peaks = {"fp16": flops.matrix * cycles, "fp32": flops.plain * cycles}
+                if major >= 8:
+                    peaks["bf16"] = flops.matrix * cycles
         # two transfers a cycle, in bits of the bus
         bandwidth = memory_clock * 1e6 * 2 * width / 8 if memory_clock and width else None
         return Device(

@@ -16,7 +16,7 @@ from hw_profiles.op import KINDS, PRECISIONS, Op
 
 #: 2: the shapes of convolutions have padding and groups. 3: energy, the state of the device while
 #: it was measured, the anchor's own times, marks of what stayed unstable; `eager` for `torch`. An
-#: energy model was added since: a file of 3 need not have one.
+#: energy model was added since, and what timings a model rests on: a file of 3 need not have them.
 SCHEMA_VERSION = 3
 MAX_PROFILE_BYTES = 32 * 2**20
 Provenance = Literal["measured", "fitted", "derived"]
@@ -83,6 +83,9 @@ class OpModel(_Strict):
     params: dict[str, float | list[float]]
     provenance: Provenance
     source: str
+    timings: str = Field(
+        default="", description="of which GPUs, and where from, of a model that all GPUs share"
+    )
     error: FitError | None = None
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from predictors.from_tables import (
 )
 
 #: A shipped GPU whose model of products is the one that all timed GPUs share.
-WITHOUT_RELATIVE = "v100"
+WITHOUT_RELATIVE = "jetson-orin"
 
 
 def profile_from_figures(

@@ -23,6 +23,7 @@ from search_spaces.choices import Genomes
 from search_spaces.space import Architecture, SearchSpace
 
 SAMPLE = 20_000
+ELSEWHERE = "Choose another target, space or preset."
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Setting:
             b.resolved(self.costs.extreme(b.column, largest=True)[0]) if b.relative else b
             for b in budgets
         ]
-        self.budgets = tuple(with_capacities(asked, self._capacities()))
+        self._held = {b.column: b for b in self._capacities()}
+        self.budgets = tuple(with_capacities(asked, list(self._held.values())))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -232,20 +234,12 @@ class Setting:
         """How each budget binds, if all can be met at once.
 
         Raises:
-            BudgetError: naming the nearest reachable value.
+            BudgetError: naming the nearest reachable value, or what the device holds.
         """
         reaches = [self.reach(budget) for budget in self.budgets]
         for reach in reaches:
             if reach.smallest > reach.budget.limit:
-                quantity, target = reach.budget.quantity, reach.budget.target
-                nearest_text = _rounded_up(reach.budget, reach.smallest)
-                where = self._names if target is None else target
-                raise BudgetError(
-                    f"no candidate of {self.space.name} ({self.space.preset}) on "
-                    f"{where} meets {reach.budget}: the least it can reach is "
-                    f"{format_quantity(quantity, reach.smallest)}.",
-                    f"Ask for {nearest_text} or more, or another space, preset or target.",
-                )
+                raise self._out_of_reach(reach)
         if len(reaches) > 1:
             least, genome = self.costs.minimise(self.violation)
             if least > 0:
@@ -255,12 +249,31 @@ class Setting:
                     f"{format_quantity(b.quantity, float(costs[b.column][0]))}"
                     for b in self.budgets
                 )
+                loose = [str(b) for b in self.budgets if b != self._held.get(b.column)]
                 raise BudgetError(
                     f"no candidate meets {' and '.join(map(str, self.budgets))} together; "
                     f"the nearest has {has}.",
-                    "Loosen one of them.",
+                    f"Loosen {' or '.join(loose)}." if loose else ELSEWHERE,
                 )
         return reaches
+
+    def _out_of_reach(self, reach: Reach) -> BudgetError:
+        """What to say of a budget that no candidate meets, or of a device that holds none."""
+        budget, smallest = reach.budget, format_quantity(reach.budget.quantity, reach.smallest)
+        none = f"no candidate of {self.space.name} ({self.space.preset})"
+        where = self._names if budget.target is None else budget.target
+        held = self._held.get(budget.column)
+        if held is not None and reach.smallest > held.limit:
+            return BudgetError(
+                f"{none} fits on {where}: the smallest needs {smallest} of {budget.quantity}, "
+                f"the device holds {format_quantity(held.quantity, held.limit)}.",
+                ELSEWHERE,
+            )
+        nearest_text = _rounded_up(budget, reach.smallest)
+        return BudgetError(
+            f"{none} on {where} meets {budget}: the least it can reach is {smallest}.",
+            f"Ask for {nearest_text} or more, or another space, preset or target.",
+        )
 
 
 def with_capacities(budgets: Sequence[Budget], capacities: Sequence[Budget]) -> list[Budget]:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from hw_profiles.errors import ProfileError
 from hw_profiles.profile import DeviceProfile, Energy, NetworkModel, NetworkTiming, OpTiming
 from predictors.energy import ENERGY_FORMS, EnergyPredictor
-from predictors.network import COVERAGE, FORM, MeasuredSum, Quantity, fit_sum
+from predictors.measured_ops import Features, Quantity
+from predictors.network import COVERAGE, FORM, MeasuredSum, fit_sum
 
 
 def _reading(metered: OpTiming | NetworkTiming) -> Energy:
@@ -64,4 +65,4 @@ def fit_energy_model(
             "Give `nas profile` more time.",
         )
     whole = [network for network in networks if network.energy is not None]
-    return fit_sum(metered, whole, ENERGY, drift, coverage_wanted)
+    return fit_sum(Features(metered, ENERGY), whole, drift, coverage_wanted)

@@ -45,9 +45,10 @@ from predictors.unseen_gemm import STACK_SPREAD, UnseenGemm
 
 # Native types, then schemes, in the order in which a profile offers them.
 OFFERED = ("bf16", "fp16", "int8", "fp8", "int8_wo", "int4_wo")
-# Power of a bound for a GPU older than any that was timed: libraries have other kernels there
-# (FlashAttention-2 and asynchronous copies begin with compute capability 8.0).
-OLDER_KERNELS = 2.0
+# Libraries have other kernels for GPUs older than any that was timed (FlashAttention-2 and
+# asynchronous copies begin with compute capability 8.0): the power of what bounds other GPUs'
+# timings set there.
+OLDEST_TIMED, OLDER_KERNELS = 80, 2.0
 MEASURE = "Measure it with `nas profile` where you have one."
 # The smallest product, of whose time a derived floor is made: m, k, n.
 SMALLEST = np.array([[1.0, 32.0, 32.0]])
@@ -192,57 +193,77 @@ def profile_from_others(
 
     Args:
         timed: the GPU; it has no tables.
-        product: the fit on the others (`fit_unseen`), asked about this GPU.
+        product: the fit on the others (`fit_unseen`); beside a GPU with the same kernels, for this
+            one.
         others: on which the products, and some attention, were timed.
         donor: whose times of products in other precisions are scaled to this GPU.
         donated: precision -> those times.
         energy: of a GPU that was metered.
     """
     names = " and ".join(other.gpu.name for other in others)
-    older = timed.gpu.capability < min(other.gpu.capability for other in others)
-    if older:
-        product = product.asked_of(timed.gpu)
-        product.bound_ = product.bound_.wider(OLDER_KERNELS)
     near = product.sibling_ is not None
+    if not near:
+        product = _asked_about(product, timed.gpu)
 
     def adjusted(bound: UpperBound) -> UpperBound:
-        if older:
-            return bound.wider(OLDER_KERNELS)
-        return bound.nearer(product.bound_share_, STACK_SPREAD) if near else bound
+        if near:
+            return bound.nearer(product.bound_share_, STACK_SPREAD)
+        return _for_age(bound, timed.gpu)
 
     predicted, measured = product.left_out_
     error = plain_error(measured, predicted, f"{names}, each predicted from the rest")
     tell(f"linear {timed.native}", error)
     attention = _attention(timed, others, _floor_ms(product), tell, steps, adjusted)
-    source = f"products timed on {names} {others[0].source}"
-    return _unseen_profile(
-        name, timed, product, error, attention, source, donor, donated, energy, older
-    )
+    timings = f"products timed on {names} {others[0].source}"
+    return _unseen_profile(name, timed, product, error, attention, timings, donor, donated, energy)
 
 
 def profile_from_sheet(name: str, sheet: Path, relative: DeviceProfile) -> DeviceProfile:
     """A profile of a GPU from its sheet alone.
 
     Args:
-        relative: of a GPU of which nothing was timed and that has no relative among those that
-            were: its model of products is asked about this GPU.
+        relative: of a GPU of which nothing was timed, that has no relative among those that were
+            and is no older than they are: its model of products is asked about this GPU.
 
     Raises:
-        ProfileError: if the sheet is none.
+        ProfileError: if the sheet is none, or the profile has no such model.
     """
     timed = read_timed_gpu(sheet, [])
     model = relative.op_model("linear", relative.runtime.native)
-    if model is None or model.form != "unseen_gemm" or model.error is None:
+    shared = UnseenGemm.from_params(model.params) if model and model.form == "unseen_gemm" else None
+    if (
+        model is None
+        or shared is None
+        or _is_older(shared.gpu)
+        or model.error is None
+        or not model.timings
+    ):
         raise ProfileError(
             f"the profile {relative.name} has no model of products that other GPUs share.",
-            "Name one that was derived from other GPUs' tables, such as v100.",
+            "Name one of compute capability 8.0 or more that was derived from other GPUs' tables, "
+            "such as jetson-orin.",
         )
-    product = UnseenGemm.from_params(model.params).asked_of(timed.gpu)
+    product = _asked_about(shared, timed.gpu)
     attention = gpu_attention(timed.device, _floor_ms(product), timed.native)
-    source = model.source.partition("from ")[2].partition(",")[0]
     return _unseen_profile(
-        name, timed, product, model.error, attention, source, timed.gpu, {}, relative.energy
+        name, timed, product, model.error, attention, model.timings, timed.gpu, {}, relative.energy
     )
+
+
+def _is_older(gpu: Gpu) -> bool:
+    return gpu.capability < OLDEST_TIMED
+
+
+def _for_age(bound: UpperBound, gpu: Gpu) -> UpperBound:
+    """What a bound that other GPUs' timings set is on a GPU, for the age of its kernels."""
+    return bound.wider(OLDER_KERNELS) if _is_older(gpu) else bound
+
+
+def _asked_about(shared: UnseenGemm, gpu: Gpu) -> UnseenGemm:
+    """A model of products that all GPUs share, asked about one."""
+    product = shared.asked_of(gpu)
+    product.bound_ = _for_age(product.bound_, gpu)
+    return product
 
 
 def profile_of_board(name: str, sheet: Path) -> DeviceProfile:
@@ -273,25 +294,26 @@ def _unseen_profile(
     product: UnseenGemm,
     error: FitError,
     attention: OpModel,
-    source: str,
+    timings: str,
     donor: Gpu,
     donated: Mapping[str, RooflineMLP],
     energy: NetworkModel | None,
-    older: bool = False,
 ) -> DeviceProfile:
     device, native, floor_ms = timed.device, timed.native, _floor_ms(product)
     near = "" if product.sibling_ is None else f"; kernels are those of {product.sibling_.name}"
-    said = f"from {source}, by the {device.source}{near}. Nothing was timed on this device."
-    models = [gemm_model(native, product, error, device, floor_ms, said)]
+    said = f"from {timings}, by the {device.source}{near}. Nothing was timed on this device."
+    models = [gemm_model(native, product, error, device, floor_ms, said, timings)]
     for precision, time in donated.items():
         scaled = product.at_precision(donor, time)
         how = f"times in {precision} on {donor.name}, scaled by 16-bit products {said}"
-        models.append(gemm_model(precision, scaled, error, device, floor_ms, how))
+        models.append(gemm_model(precision, scaled, error, device, floor_ms, how, timings))
     models.append(attention)
     models += gpu_models(device, floor_ms, native, "the smallest product predicted")
     notes = [f"Nothing was timed on this device. {MEASURE}"]
-    if older:
-        notes.append("It is older than any GPU that was timed: bounds are squared for that.")
+    if _is_older(timed.gpu):
+        notes.append(
+            "It is older than any GPU that was timed: bounds by their timings are squared for that."
+        )
     return _profile(
         name,
         timed,

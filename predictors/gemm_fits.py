@@ -144,10 +144,15 @@ def gemm_model(
     device: Device,
     floor_ms: float,
     source: str,
+    timings: str = "",
 ) -> OpModel:
     """The profile's entry of products that were fitted, or of those of a GPU without any.
 
     Where activations are quantized, the pass is added that was not timed.
+
+    Args:
+        source: in words, for a reader.
+        timings: that a model of a GPU without any rests on.
     """
     unseen = isinstance(product, UnseenGemm)
     form: OpForm = product
@@ -164,6 +169,7 @@ def gemm_model(
         params=form.to_params(),
         provenance=provenance,
         source=source,
+        timings=timings,
         error=error,
     )
 

@@ -10,12 +10,12 @@ and of a switch towards 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import lsq_linear, nnls
+from scipy.optimize import lsq_linear
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import Op
@@ -28,6 +28,7 @@ from hw_profiles.profile import (
 )
 from predictors.conformal import conformal_quantile
 from predictors.latency import LATENCY_FORMS, LatencyPredictor
+from predictors.measured_ops import LATENCY, Features, Quantity
 from predictors.metrics import coverage, kendall_tau, mape, median_error
 from predictors.network_forms import NetworkPredictor
 from predictors.op_time import Array, Params, number, numbers
@@ -38,8 +39,6 @@ COVERAGE = 0.9
 FEWEST_NETWORKS = 10
 #: Architectures that a fit must have before the two extreme ones are not judged.
 LEAST_ARCHITECTURES = 4
-#: Neighbours in shape whose error corrects the analytic time of an op that was not timed.
-NEIGHBOURS = 4
 #: Strength of the pull on shares (per class), on costs a call and on that of a switch, in relative
 #: error.
 PULL_SHARE, PULL_CALL, PULL_SWITCH = 0.05, 0.02, 0.02
@@ -48,143 +47,6 @@ REWEIGHTINGS = 4
 STEADY = 1.5
 #: Weight of a network whose timing stayed unstable, in the fit of the sum.
 UNSTABLE_WEIGHT = 0.3
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """What is measured of ops and of networks, and adds up.
-
-    Attributes:
-        unit: its values' own, as parameters are named after.
-        value: of a measured op or network.
-        spread: relative, of its readings.
-        unstable: whether they were read while the machine was slow.
-        measured: the word for it.
-    """
-
-    unit: str
-    value: Callable[[OpTiming | NetworkTiming], float]
-    spread: Callable[[OpTiming | NetworkTiming], float]
-    unstable: Callable[[OpTiming | NetworkTiming], bool]
-    measured: str
-
-
-LATENCY = Quantity(
-    "ms",
-    lambda timed: timed.timing.median_ms,
-    lambda timed: timed.timing.spread_between,
-    lambda timed: timed.timing.unstable,
-    "timed",
-)
-
-
-class MeasuredOps:
-    """Values of ops: as measured, and between the measured shapes by a fitted line.
-
-    Each class has t = c0 + c1 MACs + c2 elements moved + c3 weights with non-negative numbers,
-    corrected by the errors of the nearest measured shapes.
-    """
-
-    def __init__(self, timings: Sequence[OpTiming], quantity: Quantity = LATENCY) -> None:
-        self._table = {t.op: quantity.value(t) for t in timings}
-        self._classes: dict[tuple[str, str], tuple[Array, Array, Array]] = {}
-        for key in {(t.kind, t.precision) for t in timings}:
-            ops = [o for o in self._table if (o.kind, o.precision) == key]
-            times = np.array([self._table[o] for o in ops])
-            counts = _counts(ops)
-            rows = counts / times[:, None]
-            scale = rows.max(axis=0) + 1e-300  # counts differ by orders of magnitude
-            weights = nnls(rows / scale, np.ones(len(ops)), maxiter=1000)[0] / scale
-            errors = np.log(times / np.maximum(counts @ weights, 1e-9))
-            self._classes[key] = (weights, _log_shapes(ops), errors)
-
-    @property
-    def classes(self) -> list[tuple[str, str]]:
-        """(kind, precision) that were timed, in a fixed order."""
-        return sorted(self._classes)
-
-    @property
-    def quantizable(self) -> NDArray[np.bool_]:
-        """Which classes are of a kind that was timed in several precisions, (classes,)."""
-        kinds = [kind for kind, _ in self.classes]
-        return np.array([kinds.count(kind) > 1 for kind in kinds], dtype=bool)
-
-    def predict(self, ops: Sequence[Op]) -> Array:
-        """The value of each op, (n_ops,), in the unit of what was measured.
-
-        Raises:
-            ProfileError: if nothing of its kind and precision was timed.
-        """
-        times = np.array([self._table.get(op, np.nan) for op in ops])
-        missing = np.flatnonzero(np.isnan(times)).tolist()
-        for key in {(ops[i].kind, ops[i].precision) for i in missing}:
-            if key not in self._classes:
-                raise ProfileError(
-                    f"the profile has no time for {key[0]} in {key[1]}.",
-                    "Measure the device anew with `nas profile`.",
-                )
-            mine = [i for i in missing if (ops[i].kind, ops[i].precision) == key]
-            wanted = [ops[i] for i in mine]
-            weights, shapes, errors = self._classes[key]
-            apart = np.abs(_log_shapes(wanted)[:, None] - shapes[None]).sum(axis=2)
-            near = np.argsort(apart, axis=1)[:, :NEIGHBOURS]
-            closeness = 1 / (0.05 + np.take_along_axis(apart, near, axis=1)) ** 2
-            correction = (closeness * errors[near]).sum(1) / closeness.sum(1)
-            line = np.maximum(_counts(wanted) @ weights, 1e-9)
-            times[mine] = line * np.exp(correction)
-        return times
-
-
-def errors_of_ops(timings: Sequence[OpTiming], folds: int = 5) -> dict[tuple[str, str], Array]:
-    """Errors of ops that were left out, predicted from the others of their class.
-
-    Returns:
-        (kind, precision) -> absolute relative errors, one an op; a class of under `folds` ops is
-        left out.
-    """
-    found: dict[tuple[str, str], list[float]] = {}
-    classes: dict[tuple[str, str], list[OpTiming]] = {}
-    for t in timings:
-        classes.setdefault((t.kind, t.precision), []).append(t)
-    for key, mine in sorted(classes.items()):
-        for fold in range(folds if len(mine) >= folds else 0):
-            known = MeasuredOps([t for i, t in enumerate(mine) if i % folds != fold])
-            asked = mine[fold::folds]
-            predicted = known.predict([t.op for t in asked])
-            true = np.array([t.timing.median_ms for t in asked])
-            found.setdefault(key, []).extend(np.abs(predicted / true - 1).tolist())
-    return {key: np.array(errors) for key, errors in found.items()}
-
-
-def _counts(ops: Sequence[Op]) -> Array:
-    return np.array([[1.0, o.macs, o.reads + o.writes, o.weights] for o in ops])
-
-
-def _log_shapes(ops: Sequence[Op]) -> Array:
-    # a padding may be 0
-    return np.log(np.maximum([[float(s) for s in o.shape] for o in ops], 0.5))
-
-
-class _Features:
-    """Additive features of ops: for each class the summed values and the number of calls."""
-
-    def __init__(self, timings: Sequence[OpTiming], quantity: Quantity) -> None:
-        self.ops = MeasuredOps(timings, quantity)
-        self._index = {key: i for i, key in enumerate(self.ops.classes)}
-        self.n_classes = len(self._index)
-
-    def __call__(self, ops: Sequence[Op]) -> Array:
-        values = self.ops.predict(ops)
-        features = np.zeros((len(ops), 2 * self.n_classes))
-        rows = np.arange(len(ops))
-        column = np.array([self._index[o.kind, o.precision] for o in ops])
-        features[rows, column] = values
-        features[rows, self.n_classes + column] = 1.0
-        return features
-
-    def of_networks(self, networks: Sequence[NetworkTiming]) -> Array:
-        """(n_networks, features)."""
-        return np.array([self(network.workload()).sum(axis=0) for network in networks])
 
 
 @dataclass
@@ -284,7 +146,7 @@ class MeasuredSum(NetworkPredictor):
         n_networks: int,
         quantity: Quantity,
     ) -> None:
-        self._features = _Features(ops, quantity)
+        self._features = Features(ops, quantity)
         self.n_features = 2 * self._features.n_classes
         quantizable = self._features.ops.quantizable
         self._sum = Calibration.from_params(model.params, quantity.unit, quantizable)
@@ -326,85 +188,113 @@ def fit_network_model(
     Raises:
         ProfileError: if there are too few networks.
     """
-    return fit_sum(ops, networks, LATENCY, drift, coverage_wanted)
+    return fit_sum(Features(ops, LATENCY), networks, drift, coverage_wanted)
 
 
 def fit_sum(
-    ops: Sequence[OpTiming],
+    features: Features,
     networks: Sequence[NetworkTiming],
-    quantity: Quantity,
     drift: Sequence[float] = (),
     coverage_wanted: float = COVERAGE,
-    scores: Array | None = None,
 ) -> NetworkModel:
     """Fit the sum on measured networks, with its bound and its error on those held out.
 
     Args:
-        ops: measured one by one.
+        features: of ops that were measured one by one.
         networks: measured whole; those marked `held_out` only state the error.
-        quantity: that was measured of all of them.
         drift: log ratios of a reading in other processes to the one that is fitted, as further
             uncertainty of a network that is measured there.
         coverage_wanted: of the upper bound.
-        scores: that set the bound in place of those of these networks; see `held_out_scores`.
 
     Raises:
         ProfileError: if there are too few networks.
     """
-    fitted = [n for n in networks if not n.held_out]
-    kept_out = [n for n in networks if n.held_out]
-    if len(fitted) < FEWEST_NETWORKS:
-        raise _too_few(fitted, f"{FEWEST_NETWORKS} are needed")
-    features = _Features(ops, quantity)
-    x, y = features.of_networks(fitted), _measured(fitted, quantity)
-    unstable = np.array([quantity.unstable(n) for n in fitted])
-    trust = np.where(unstable, UNSTABLE_WEIGHT, 1.0)
-    quantizable = features.ops.quantizable
-    if scores is None:
-        scores = held_out_scores(features, fitted, quantity)
+    fitted, kept_out = _parts(features, networks)
+    if len(fitted.networks) < FEWEST_NETWORKS:
+        raise _too_few(fitted.networks, f"{FEWEST_NETWORKS} are needed")
+    return _fitted_sum(fitted, kept_out, fitted.held_out_scores(), drift, coverage_wanted)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Measured networks as a fit takes them, a row each.
+
+    Attributes:
+        x: features, (n, 2 classes).
+        y: what was measured, (n,).
+        unstable: read while the machine was slow, (n,).
+    """
+
+    features: Features
+    networks: Sequence[NetworkTiming]
+    x: Array
+    y: Array
+    unstable: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, features: Features, networks: Sequence[NetworkTiming]) -> _Rows:
+        quantity = features.quantity
+        return cls(
+            features,
+            networks,
+            np.array([features(network.workload()).sum(axis=0) for network in networks]),
+            np.array([quantity.value(network) for network in networks]),
+            np.array([quantity.unstable(network) for network in networks], dtype=bool),
+        )
+
+    def held_out_scores(self) -> Array:
+        """Log of measured over predicted by fits that saw no network of the same architecture.
+
+        Those whose readings scatter say more of the machine and are left out.
+        """
+        spread = np.array([self.features.quantity.spread(n) for n in self.networks])
+        calm = ~self.unstable | self.unstable.all()
+        steady = (spread <= STEADY * np.median(spread)) & calm
+        groups = [_architecture(n) for n in self.networks]
+        scores = _cross_scores(self.x, self.y, groups, self.features.ops.quantizable)[steady]
+        return np.asarray(scores[~np.isnan(scores)])
+
+
+def _parts(features: Features, networks: Sequence[NetworkTiming]) -> tuple[_Rows, _Rows]:
+    """Networks to fit, and those that only state the error."""
+    fitted = _Rows.of(features, [n for n in networks if not n.held_out])
+    return fitted, _Rows.of(features, [n for n in networks if n.held_out])
+
+
+def _fitted_sum(
+    fitted: _Rows, kept_out: _Rows, scores: Array, drift: Sequence[float], coverage_wanted: float
+) -> NetworkModel:
+    """The sum fitted to some networks, its bound set by those scores, its error on others."""
+    features = fitted.features
     if len(drift):
         scores = np.add.outer(scores, np.asarray(drift)).ravel()
     try:
         ratio = float(np.exp(max(conformal_quantile(scores, coverage_wanted), 0.0)))
     except ValueError as few:
-        raise _too_few(fitted, str(few)) from None
-    model = Calibration(quantizable).fit(x, y, trust)
+        raise _too_few(fitted.networks, str(few)) from None
+    trust = np.where(fitted.unstable, UNSTABLE_WEIGHT, 1.0)
+    model = Calibration(features.ops.quantizable).fit(fitted.x, fitted.y, trust)
     error = None
-    if kept_out:
-        predicted = model.predict(features.of_networks(kept_out))
-        truth = _measured(kept_out, quantity)
+    if kept_out.networks:
+        predicted = model.predict(kept_out.x)
         error = FitError(
-            mape=mape(truth, predicted),
-            median_error=median_error(truth, predicted),
-            kendall_tau=kendall_tau(truth, predicted),
-            coverage=coverage(truth, predicted * ratio),
-            rows=len(kept_out),
+            mape=mape(kept_out.y, predicted),
+            median_error=median_error(kept_out.y, predicted),
+            kendall_tau=kendall_tau(kept_out.y, predicted),
+            coverage=coverage(kept_out.y, predicted * ratio),
+            rows=len(kept_out.y),
             kept_out="networks whose architectures were not in the fit",
         )
+    quantity = features.quantity
     return NetworkModel(
         form=FORM,
         params={**model.to_params(quantity.unit), "upper_ratio": ratio},
         provenance="measured",
-        source=f"{len(ops)} ops and {len(fitted)} networks {quantity.measured} on this device",
+        source=f"{features.n_ops} ops and {len(fitted.networks)} networks {quantity.measured} on "
+        "this device",
         coverage=coverage_wanted,
         error=error,
     )
-
-
-def held_out_scores(
-    features: _Features, fitted: Sequence[NetworkTiming], quantity: Quantity
-) -> Array:
-    """Log of measured over predicted of networks by fits that saw no network of their architecture.
-
-    Those whose readings scatter say more of the machine and are left out.
-    """
-    spread = np.array([quantity.spread(n) for n in fitted])
-    unstable = np.array([quantity.unstable(n) for n in fitted])
-    steady = (spread <= STEADY * np.median(spread)) & (~unstable | unstable.all())
-    x, y = features.of_networks(fitted), _measured(fitted, quantity)
-    groups = [_architecture(n) for n in fitted]
-    scores = _cross_scores(x, y, groups, features.ops.quantizable)[steady]
-    return np.asarray(scores[~np.isnan(scores)])
 
 
 def _too_few(networks: Sequence[NetworkTiming], why: str) -> ProfileError:
@@ -412,10 +302,6 @@ def _too_few(networks: Sequence[NetworkTiming], why: str) -> ProfileError:
         f"{len(networks)} networks are too few to calibrate on ({why}).",
         "Give `nas profile` more time, or try when the machine is less busy.",
     )
-
-
-def _measured(networks: Sequence[NetworkTiming], quantity: Quantity) -> Array:
-    return np.array([quantity.value(n) for n in networks])
 
 
 def fit_space_models(
@@ -436,15 +322,20 @@ def fit_space_models(
         members.setdefault(f"{network.space}:{network.preset}", []).append(network)
     if len(members) < 2:
         return {}
-    features, scores = _Features(ops, LATENCY), {}
-    for name, own in sorted(members.items()):
-        fitted = [network for network in own if not network.held_out]
-        if len(fitted) >= FEWEST_NETWORKS:
-            scores[name] = held_out_scores(features, fitted, LATENCY)
-    if not scores:
+    features = Features(ops, LATENCY)
+    parts = {name: _parts(features, own) for name, own in sorted(members.items())}
+    enough = {
+        name: (fitted, kept_out)
+        for name, (fitted, kept_out) in parts.items()
+        if len(fitted.networks) >= FEWEST_NETWORKS
+    }
+    if not enough:
         return {}
-    pooled = np.concatenate(list(scores.values()))
-    return {name: fit_sum(ops, members[name], LATENCY, drift, scores=pooled) for name in scores}
+    pooled = np.concatenate([fitted.held_out_scores() for fitted, _ in enough.values()])
+    return {
+        name: _fitted_sum(fitted, kept_out, pooled, drift, COVERAGE)
+        for name, (fitted, kept_out) in enough.items()
+    }
 
 
 def _architecture(network: NetworkTiming) -> str:

@@ -27,6 +27,7 @@ COVERAGE = 0.9
 # ten are slower in one by at most 0.03 and 0.07 on the A100, 0.06 and 0.17 on the H200, either way.
 STACK_SPREAD = 0.1
 SIZES = tuple(f.name for f in fields(Gpu) if f.type in ("float", "int"))
+LARGEST = 1e24  # of a figure of a GPU
 UNITS = ("cores", "l2_bytes", "clock_hz", "flops_per_s", "bandwidth_bytes_per_s")
 
 
@@ -207,6 +208,6 @@ def _numbers_of(gpu: Gpu) -> Params:
 
 def _gpu_of(params: Params) -> Gpu:
     sizes = {name: number(params, f"gpu_{name}") for name in SIZES}
-    if any(not value > 0 for value in sizes.values()):
-        raise ValueError("the figures of a GPU must be positive")
+    if any(not 1 <= value <= LARGEST for value in sizes.values()):
+        raise ValueError(f"the figures of a GPU must be from 1 to {LARGEST:g}")
     return Gpu(name="", **sizes)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from hw_profiles.profile import DeviceProfile, NetworkTiming
 from nas.comparison import Compared
 from nas.report.picture import save_figure
 from predictors.latency import latency_predictor
-from predictors.network import errors_of_ops
+from predictors.measured_ops import errors_of_ops
 
 Floats = NDArray[np.float64]
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9822b", "#8a93a0"

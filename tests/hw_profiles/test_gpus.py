@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hw_profiles import registry
 from hw_profiles.errors import ProfileError
-from hw_profiles.gpus import FLOPS_PER_CYCLE, KNOWN, read_device, read_gpu, sheet_of
+from hw_profiles.gpus import KNOWN, cycle_flops, read_device, read_gpu, sheet_of
 
 SHEET = """gpu:
   mem_bw: 2.039e12
@@ -53,9 +54,37 @@ def test_a_sheet_without_its_peak(tmp_path: Path) -> None:
         read_device(path)
 
 
-def test_peaks_of_the_table_agree_with_the_sheet(tmp_path: Path) -> None:
-    gpu = read_gpu(_write(tmp_path, "spec_a100_sxm.yaml"))
-    assert gpu.cores * gpu.clock_hz * FLOPS_PER_CYCLE[80] == pytest.approx(gpu.flops_per_s, 0.01)
+SHIPPED = Path(registry.__file__).parent / "sheets"
+
+
+@pytest.mark.parametrize("name", ["t4", "v100_sxm", "rtx3090", "jetson_orin"])
+def test_a_peak_is_stated_at_a_clock_that_the_gpu_has(name: str) -> None:
+    gpu = read_gpu(SHIPPED / f"{name}.yaml")
+    assert gpu.stated_clock_hz == pytest.approx(gpu.clock_hz, 0.01)
+    flops = cycle_flops(gpu.name, gpu.capability)
+    assert flops is not None
+    assert gpu.flops_per_cycle == flops.matrix  # as of a GPU at hand, whose peak no sheet states
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "capability", "flops_per_cycle"),
+    [
+        ("a100_sxm", 312e12, 80, 2048),
+        ("l40", 181e12, 89, 512),
+        ("l40s", 362e12, 89, 1024),
+        ("rtx4090", 165e12, 89, 512),
+        ("h20", 148e12, 90, 1024),
+        ("h200_sxm", 989e12, 90, 4096),
+        ("b200_sxm", 2250e12, 100, 8192),
+    ],
+)
+def test_products_of_one_generation_differ_in_what_they_do_in_a_cycle(
+    tmp_path: Path, name: str, peak: float, capability: int, flops_per_cycle: int
+) -> None:
+    text = f"gpu:\n  mem_bw: 1e12\n  bfloat16_tc_flops: {peak}\n  sm_version: {capability}\n"
+    gpu = read_gpu(_write(tmp_path, f"{name}.yaml", text))
+    assert gpu.flops_per_cycle == flops_per_cycle
+    assert gpu.stated_clock_hz == pytest.approx(gpu.clock_hz, 0.1)
 
 
 def test_an_unknown_gpu_is_estimated_from_its_sheet(tmp_path: Path) -> None:
@@ -63,6 +92,8 @@ def test_an_unknown_gpu_is_estimated_from_its_sheet(tmp_path: Path) -> None:
     assert gpu.estimated
     assert gpu.cores == round(3.12e14 / 2048 / 1.8e9)
     assert gpu.power_w > 0
+    half = read_gpu(_write(tmp_path, "geforce_x900.yaml"))  # at half the rate has twice as many
+    assert half.cores == pytest.approx(2 * gpu.cores, abs=1)
 
 
 @pytest.mark.parametrize(

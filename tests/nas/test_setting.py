@@ -54,6 +54,29 @@ def test_an_impossible_budget_names_one_that_is_met(budget: str) -> None:
     assert reach.smallest <= reach.budget.limit
 
 
+@pytest.mark.parametrize("budgets", [[], ["memory<=100KiB"], ["memory<=400KiB"]])
+def test_a_device_that_holds_no_candidate_proposes_no_budget(budgets: list[str]) -> None:
+    board, space = resolve_target("stm32f746"), search_spaces.get("matlm", "pydoc")
+    with pytest.raises(BudgetError) as caught:
+        Setting(space, board, 1, parse_budgets(budgets)).require_reachable()
+    text = str(caught.value)
+    assert "fits on stm32f746: the smallest needs 504 KiB of memory" in text
+    assert "the device holds 320 KiB. Choose another target, space or preset." in text
+
+
+def test_a_device_s_own_limit_is_not_to_be_loosened() -> None:
+    device = A100.device.model_copy(update={"memory_bytes": 12 * 1024})
+    board = A100.model_copy(update={"device": device})
+    free = Setting(SPACE, board)
+    low_ms = free.costs.extreme("latency_ms_upper", largest=False)[0]
+    assert [b.quantity for b in free.budgets] == ["memory"]
+    free.require_reachable()
+    with pytest.raises(BudgetError, match="together") as caught:
+        Setting(SPACE, board, 1, parse_budgets([f"{low_ms * 1.0001}ms"])).require_reachable()
+    assert caught.value.hint.startswith("Loosen latency<=")
+    assert "memory" not in caught.value.hint
+
+
 def test_budgets_that_exclude_each_other_are_refused_together() -> None:
     lone = setting("params<=2.1k", "weights<=2700B")
     lone.require_reachable()

@@ -24,7 +24,8 @@ from nas.comparison import compare_targets
 from nas.errors import ExportError, ProfileError, UsageError
 from nas.probes import ops_of
 from nas.report.target_pictures import save_comparison, save_profile
-from predictors.network import errors_of_ops, fit_network_model
+from predictors.measured_ops import errors_of_ops
+from predictors.network import fit_network_model
 
 SPACE = search_spaces.get("vit")
 A100 = registry.shipped()["a100"]

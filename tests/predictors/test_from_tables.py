@@ -14,6 +14,7 @@ from hw_profiles import registry
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import Op
 from hw_profiles.profile import DeviceProfile, load_profile
+from nas.derived_profiles import WITHOUT_RELATIVE
 from predictors.from_tables import (
     TimedGpu,
     profile_from_others,
@@ -205,15 +206,40 @@ def test_a_board_from_its_sheet(name: str, sheet_of: Callable[[str], Path], tmp_
 
 
 def test_a_gpu_from_its_sheet_alone(sheet_of: Callable[[str], Path], tmp_path: Path) -> None:
-    relative = registry.load("v100")
+    relative = registry.load("jetson-orin")
     fast, slow = (
         profile_from_sheet(name, sheet_of(name), relative) for name in ("rtx3090", "jetson_orin")
     )
     _every_space_is_predicted(_round_trip(fast, tmp_path))
     big = [Op("linear", (4096, 4096, 4096), "bf16")]
     assert OpTimes(fast).predict_ms(big) < OpTimes(slow).predict_ms(big)
-    with pytest.raises(ProfileError, match="no model of products that other GPUs share"):
-        profile_from_sheet("x", sheet_of("t4"), registry.load("a100"))
+    model = fast.op_model("linear", "bf16")
+    assert model is not None
+    assert "NVIDIA A100-SXM4-80GB and NVIDIA H200-SXM-141GB and NVIDIA L40S" in model.timings
+    # what a reader is told, in whatever words, is not read back
+    told = [m.model_copy(update={"source": "as another."}) for m in relative.op_models]
+    retold = relative.model_copy(update={"op_models": told})
+    assert profile_from_sheet("rtx3090", sheet_of("rtx3090"), retold) == fast
+    for other in ("a100", "v100"):
+        with pytest.raises(ProfileError, match="no model of products that other GPUs share"):
+            profile_from_sheet("x", sheet_of("t4"), registry.load(other))
+
+
+@pytest.mark.parametrize(
+    ("name", "sheet"),
+    [("t4", "t4"), ("v100", "v100_sxm"), ("rtx3090", "rtx3090"), ("jetson-orin", "jetson_orin")],
+)
+def test_a_sheet_alone_bounds_products_as_the_shipped_profile_does(
+    name: str, sheet: str, sheet_of: Callable[[str], Path]
+) -> None:
+    shipped = registry.load(name)
+    made = profile_from_sheet("made", sheet_of(sheet), registry.load(WITHOUT_RELATIVE))
+    shapes = [(1, 64, 64), (200, 300, 700), (4096, 4096, 4096)]
+    ops = [Op("linear", shape, shipped.runtime.native) for shape in shapes]
+    mine, theirs = OpTimes(made), OpTimes(shipped)
+    np.testing.assert_allclose(mine.predict_ms(ops), theirs.predict_ms(ops), rtol=1e-6)
+    np.testing.assert_allclose(mine.upper_ratio(ops), theirs.upper_ratio(ops), rtol=1e-6)
+    assert made.notes == shipped.notes
 
 
 @pytest.fixture

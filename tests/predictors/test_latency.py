@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hw_profiles
+from hw_profiles import registry
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import Op
 from hw_profiles.profile import DeviceProfile, load_profile
@@ -67,6 +68,17 @@ def test_each_op_is_predicted_as_if_alone(a100: DeviceProfile) -> None:
     ops = _vit_block(8, 197, 192, 768, "int8") + _vit_block(1, 17, 64, 256, "bf16")
     alone = [times.predict_ms([op])[0] for op in ops]
     np.testing.assert_allclose(times.predict_ms(ops), alone, rtol=1e-5)
+
+
+def test_a_gpu_with_more_of_everything_is_faster_where_all_of_it_is_used() -> None:
+    shapes = {"attention": (8, 8, 512, 512, 64), "linear": (4096, 4096, 4096)}
+    t4, rtx3090 = map(registry.load, ("t4", "rtx3090"))
+    for kind, shape in shapes.items():
+        slow, fast = (
+            OpTimes(profile).predict_ms([Op(kind, shape, profile.runtime.native)])
+            for profile in (t4, rtx3090)
+        )
+        assert fast < slow
 
 
 def test_ops_that_are_never_quantized_run_in_the_native_type(a100: DeviceProfile) -> None:

@@ -21,10 +21,12 @@ from hw_profiles.profile import (
 )
 from nas.candidate import Candidate, CandidateSpace
 from nas.probes import Probe, ops_of, policies
+from predictors import measured_ops
 from predictors.costs import CostModel
 from predictors.latency import latency_predictor
+from predictors.measured_ops import MeasuredOps
 from predictors.metrics import coverage, mape
-from predictors.network import Calibration, MeasuredOps, fit_network_model, fit_space_models
+from predictors.network import Calibration, fit_network_model, fit_space_models
 
 SPACE = search_spaces.get("vit", "digits")
 PRECISIONS = ("fp32", "int8", "int4_wo")
@@ -221,3 +223,18 @@ def test_a_space_that_adds_up_otherwise_has_a_model_of_its_own(tmp_path: Path) -
         assert mape(measured, predictor.predict(features)[0]) < 3
     assert again.calibrated_for("rare", SPACE.preset) is again
     assert fit_space_models(OPS, made.networks) == {}
+
+
+def test_ops_are_fitted_once_for_all_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = []
+
+    class Counted(MeasuredOps):
+        def __init__(self, *given: object) -> None:
+            fits.append(given)
+            super().__init__(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measured_ops, "MeasuredOps", Counted)
+    networks = timed_networks(60, 0, 0.01)
+    others = [n.model_copy(update={"space": "other"}) for n in networks]
+    assert len(fit_space_models(OPS, [*networks, *others])) == 2
+    assert len(fits) == 1

@@ -104,7 +104,12 @@ def test_any_shape_survives_a_round_trip_through_json(
 
 def test_broken_numbers_are_refused(sheet_alone: UnseenGemm) -> None:
     params = sheet_alone.to_params()
-    for wrong in ({"factors": [1.0]}, {"gpu_cores": -1.0}, {"gpu_cores": [1.0]}):
+    for wrong in (
+        {"factors": [1.0]},
+        {"gpu_cores": -1.0},
+        {"gpu_cores": 1e300},
+        {"gpu_cores": [1.0]},
+    ):
         with pytest.raises((TypeError, ValueError)):
             UnseenGemm.from_params(params | wrong)
 
