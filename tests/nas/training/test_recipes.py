@@ -407,15 +407,23 @@ def test_two_stages_refuse_what_is_no_share(kw: dict[str, Any]) -> None:
 
 
 def test_sandwich_averages_its_losses() -> None:
-    space, recipe = search_spaces.get("vit"), get_recipe("sandwich", random_subnets=1)
+    space = search_spaces.get("vit")
+    recipe = get_recipe("sandwich", random_subnets=1, soft_labels=0.25)
     turn, network = _turn(recipe, space, _data("digits"), _moment())
     assert list(turn.subnets[:2]) == [space.largest(), space.smallest()]
     ours = _gradients(network, recipe.losses(turn))
     logits = turn.run(turn.subnets[0])
     total, soft = turn.on_labels(logits), soften(logits)
     for arch in turn.subnets[1:]:
-        total = total + on_soft_labels(turn.run(arch), soft)
+        logits = turn.run(arch)
+        total = total + 0.75 * turn.on_labels(logits) + 0.25 * on_soft_labels(logits, soft)
     _assert_same(ours, _gradients(network, iter([(total, 1 / 3)])))
+
+
+@pytest.mark.parametrize("kw", [{"random_subnets": -1}, {"soft_labels": -0.1}, {"soft_labels": 2}])
+def test_sandwich_refuses_what_is_no_number_or_weight(kw: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="sandwich"):
+        get_recipe("sandwich", **kw)
 
 
 def test_matformer_has_one_granularity_in_all_layers() -> None:

@@ -74,7 +74,7 @@ def test_fingerprint_is_of_everything_that_shaped_it(
     fingerprints = {
         supernet_fingerprint(space, data, tiny, 0),
         supernet_fingerprint(space, data, tiny, 1),
-        supernet_fingerprint(space, data, replace(tiny, version=2), 0),
+        supernet_fingerprint(space, data, replace(tiny, version=tiny.version + 1), 0),
         supernet_fingerprint(space, load_dataset("digits-hard"), tiny, 0),
         supernet_fingerprint(search_spaces.get("vit", n_classes=3), data, tiny, 0),
         supernet_fingerprint(space, data, tiny, 0, initial="a" * 64),
