@@ -4,7 +4,7 @@
         --objective titanxp_1:min --cost-known titanxp_1 --reference acc12_cifar10_val=50 \\
         --reference 'titanxp_1=1.05*max' --goal 0.9983
 
-A yardstick for predictors: each network of the table is predicted by extremely
+A yardstick for predictors: each network of the table (20,000 at most) is predicted by extremely
 randomised trees (Geurts et al. 2006) that learnt from nine tenths of the others, and evaluated in
 the order of expected hypervolume gain, beginning with the dearest and the cheapest. Prints one JSON
 object: the error of these predictions on the better half of the networks, and the evaluations
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,27 +23,41 @@ from known_problems import Floats, Known, read_table
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from nas.engine.candidates import enumerate_all
+from nas.engine.candidates import ENUMERATE, Candidates
+from nas.engine.guided import NODES
 from nas.engine.pareto import gains
+from nas.errors import NasError, UsageError
+from search_spaces.choices import Genomes
 
-NODES = 7
 TREES = 300
 
 
-def columns(known: Known) -> Floats:
-    """One-hot genes, and how many genes have each step, of all networks, (n, columns)."""
+def networks(known: Known) -> Genomes:
+    """Every network of the table, (n, genes).
+
+    Raises:
+        UsageError: if there are too many, or not one objective to predict and one that is known.
+    """
+    if len(known.problem.costly) != 1 or len(known.problem.known) != 1:
+        raise UsageError("one objective is predicted, one is known.", "Name it by --cost-known.")
+    genomes = Candidates(known.problem, 0).every_feasible
+    if genomes is None:
+        raise UsageError(f"the table has more than {ENUMERATE} networks.", "Take a smaller one.")
+    return genomes
+
+
+def columns(known: Known, genomes: Genomes) -> Floats:
+    """One-hot genes, and how many genes have each step, (n, columns)."""
     choices = known.problem.choices
-    genomes = enumerate_all(choices)
     counts = (genomes[:, :, None] == np.arange(choices.sizes.max())).sum(axis=1)
     return np.concatenate([choices.one_hot(genomes), counts], axis=1).astype(np.float64)
 
 
 def evaluations(
-    known: Known, predicted: Floats, error: float, goal: float, most: int
+    known: Known, genomes: Genomes, predicted: Floats, error: float, goal: float, most: int
 ) -> int | None:
-    """After how many the goal is reached by predictions (n,) of one costly objective."""
+    """After how many of the genomes (n, genes) the goal is reached by predictions (n,)."""
     problem = known.problem
-    genomes = enumerate_all(problem.choices)
     (costly,) = problem.costly
     at = [o.name for o in problem.objectives].index(costly.name)
     found = {**known.answer(genomes), **problem.costs(genomes)}
@@ -55,7 +70,7 @@ def evaluations(
     whole = known.volume(known.best())
     cost = np.delete(truth, at, axis=1)[:, 0]
     seen = [int(np.argmax(cost)), int(np.argmin(cost))]
-    while len(seen) < most:
+    while len(seen) < min(most, len(genomes)):
         front = truth[seen] * problem.signs
         each = gains(front, believed.reshape(-1, truth.shape[1]), worst).reshape(NODES, -1)
         gain = weights @ each
@@ -77,17 +92,24 @@ def main() -> int:
     parser.add_argument("--goal", type=float, required=True, metavar="SHARE")
     parser.add_argument("--most", type=int, default=500)
     given = parser.parse_args()
-    known = read_table(given.table, given.arch, given.objective, given.reference, given.cost_known)
+    try:
+        known = read_table(
+            given.table, given.arch, given.objective, given.reference, given.cost_known
+        )
+        genomes = networks(known)
+    except (NasError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     (costly,) = known.problem.costly
-    true = known.answer(enumerate_all(known.problem.choices))[costly.name]
+    true = known.answer(genomes)[costly.name]
     trees = ExtraTreesRegressor(TREES, min_samples_leaf=2, max_features=0.5, random_state=0)
     folds = KFold(10, shuffle=True, random_state=0)
-    predicted = cross_val_predict(trees, columns(known), true, cv=folds)
+    predicted = cross_val_predict(trees, columns(known, genomes), true, cv=folds)
     better = predicted * (1 if costly.maximise else -1)
     half = better >= np.median(better)
-    error = float(np.std((true - predicted)[half]))
-    n = evaluations(known, predicted, error, given.goal, given.most)
-    print(json.dumps({"error": round(error, 3), "evaluations": n}))
+    spread = float(np.std((true - predicted)[half]))
+    n = evaluations(known, genomes, predicted, spread, given.goal, given.most)
+    print(json.dumps({"error": round(spread, 3), "evaluations": n}))
     return 0
 
 
