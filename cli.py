@@ -52,7 +52,13 @@ TrainTime = Annotated[
     str | None, typer.Option("--train-time", help="Limit of a training, such as 2m or 90s.")
 ]
 Recipe = Annotated[
-    str | None, typer.Option("--recipe", help="Of the supernet's training; see `nas recipes`.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME[:FIELD=VALUE,...]",
+        help="Of the supernet's training, such as sandwich:batch_size=256,learning_rate=1e-3; see "
+        "`nas recipes`, and `nas recipes NAME` for the fields of one.",
+    ),
 ]
 Init = Annotated[
     str | None,
@@ -605,9 +611,6 @@ def train(
     recipe: Recipe = None,
     init: Init = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and subnets.")] = 0,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Default the recipe's own number.")
-    ] = None,
     train_time: Annotated[
         str | None, typer.Option("--time", help="Limit, such as 10m; default all epochs.")
     ] = None,
@@ -622,7 +625,7 @@ def train(
     request = SearchRequest(
         space, preset=preset, data=data, supernet_seed=seed, recipe=recipe, init=init
     )
-    options = RunOptions(train_time_s=_seconds(train_time), epochs=epochs, retrain=retrain)
+    options = RunOptions(train_time_s=_seconds(train_time), retrain=retrain)
     with _progress() as listener:
         lines = service.train(request, options, listener)
     for line in lines:
@@ -630,11 +633,24 @@ def train(
 
 
 @app.command()
-def recipes() -> None:
-    """List the ways to train a supernet."""
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Of a recipe.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the ways to train a supernet, or show one with the fields that may be set."""
     from nas import inquiry
 
-    _print_rows(inquiry.list_recipes(), "no recipes")
+    if name is None:
+        rows = inquiry.list_recipes()
+        _print_json(rows) if as_json else _print_rows(rows, "no recipes")
+        return
+    shown = inquiry.describe_recipe(name)
+    if as_json:
+        _print_json(shown)
+        return
+    typer.echo(f"{name}: {shown['what']}\n")
+    _print_rows(shown["fields"], "no fields")
+    typer.echo(f"\nset fields as in --recipe {shown['example']}")
 
 
 @app.command()

@@ -28,14 +28,15 @@ import torch
 from nas.data.dataset import Dataset
 from nas.equipment import space_and_data
 from nas.training.loop import Progress, fit, fit_alone
-from nas.training.recipe import Recipe, get_recipe
+from nas.training.recipe import Recipe
+from nas.training.recipe_text import parse_recipe
 from search_spaces.space import SearchSpace
 
 #: space -> recipes that are timed on it, its own first
 PLAN = {
-    "vit": ("sandwich", "matformer", "matformer:summed"),
+    "vit": ("sandwich", "matformer", "matformer:variant=summed"),
     "ofa": ("progressive-shrinking", "sandwich"),
-    "matlm": ("matformer", "matformer:summed"),
+    "matlm": ("matformer", "matformer:variant=summed"),
     "vit-resnas": ("multi-architecture", "sandwich"),
     "lighthubert": ("two-stage-distillation", "sandwich"),
 }
@@ -102,8 +103,7 @@ def main() -> None:
     for name in [asked.space] if asked.space else PLAN:
         space, data = space_and_data(name)
         for spelled in PLAN[name]:
-            recipe_name, _, variant = spelled.partition(":")
-            recipe = get_recipe(recipe_name, **({"variant": variant} if variant else {}))
+            recipe = parse_recipe(spelled)
             found[f"{name} {spelled}"] = compare(space, data, recipe, asked.steps)
             print(spelled, name, found[f"{name} {spelled}"], file=sys.stderr, flush=True)
     print(json.dumps(found, indent=1))

@@ -55,7 +55,8 @@ def search(
         time_s: wall time after which no further trial is asked for, seconds.
         listener: called with an `Event` at each step.
         request: further fields of `nas.request.SearchRequest`: preset, data, objectives, seed,
-            sampler, batch_size, schemes, supernet_seed, first_look.
+            sampler, batch_size, schemes, supernet_seed, recipe (such as
+            `"sandwich:batch_size=256"`), init, first_look.
 
     Returns:
         The study; its `front` is a list of rows with predicted and measured figures.

@@ -168,7 +168,6 @@ def obtain(
         data,
         recipe=request.recipe,
         seed=request.supernet_seed,
-        epochs=options.epochs,
         time_limit_s=options.train_time_s,
         retrain=options.retrain,
         initial=initial,

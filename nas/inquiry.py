@@ -361,6 +361,19 @@ def list_recipes() -> list[dict[str, Any]]:
     ]
 
 
+def describe_recipe(name: str) -> dict[str, Any]:
+    """A training recipe with the fields of it that may be set.
+
+    Raises:
+        NotFoundError: if there is no such recipe.
+    """
+    from nas.training.recipe_text import EXAMPLE, recipe_fields
+
+    shown = recipe_fields(name)
+    (about,) = (row for row in list_recipes() if row["recipe"] == name)
+    return {**about, "fields": shown, "example": f"{name}:{EXAMPLE}"}
+
+
 def list_data() -> list[dict[str, Any]]:
     """Registered data sets with what they are, and the spaces whose default they are."""
     from nas.data.registry import list_datasets

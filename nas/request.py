@@ -40,7 +40,8 @@ class SearchRequest:
         batch_size: examples a forward pass on the target.
         schemes: restricts the quantization schemes that the target offers.
         supernet_seed: of the supernet's training.
-        recipe: of the supernet's training; None is the space's own.
+        recipe: of the supernet's training, perhaps with fields of it, such as
+            `sandwich:batch_size=256,learning_rate=1e-3`; None is the space's own.
         init: foreign weights that the supernet starts from, such as `hf:FOLDER`.
         first_look: share of the validation data after which a candidate is given up that cannot
             be on the front; None evaluates each on all of them.
@@ -172,7 +173,6 @@ class RunOptions:
         study: name; None makes one of space, target and budget.
         out: folder for pictures and exported subnets.
         train_time_s: limit of a training.
-        epochs: of a training; None is the recipe's own number.
         retrain: train the supernet anew for a new study.
         export: write the front's subnets, and verify them where the target is this machine.
         executor: where candidates are evaluated; see `nas.executors.registry`.
@@ -187,7 +187,6 @@ class RunOptions:
     study: str | None = None
     out: Path = DEFAULT_OUT
     train_time_s: float | None = None
-    epochs: int | None = None
     retrain: bool = False
     export: bool = True
     executor: str = "local"

@@ -45,6 +45,7 @@ from nas.storage.studies import Studies
 from nas.study import Study, front_columns, judged_column
 from nas.target_names import at
 from nas.targets import can_verify, local_profile
+from nas.training.recipe_text import recipe_for, recipe_text
 from nas.training.store import TrainedSupernet
 from nas.trials import run_trials, with_test_quality
 from predictors.costs import CostModel
@@ -81,6 +82,7 @@ def search(
     require_executor(options.executor, options.workers)
     space, data = space_and_data(request.space, request.preset, request.data)
     request = replace(request, preset=space.preset, data=data.name).judged_by(data.metric)
+    request = replace(request, recipe=recipe_text(recipe_for(space, request.recipe)))
     if request.first_look is not None:
         FirstLook.of(data.validation, request.first_look, request.batch_size)
     name = options.study or request.study_name()
@@ -88,7 +90,7 @@ def search(
         raise UsageError(f"{name!r} cannot name a study and its folder.", "Leave out / and \\.")
     require_writable(options.out / name / "front.png", "--out")
     # Nothing is created before the request is known to be sound.
-    known, profiles = _existing(name, request, options.storage)
+    known, profiles = _existing(name, request, space.default_recipe, options.storage)
     if not profiles:
         profiles = target_profiles(request, space, listener)
     budgets = parse_budgets(request.budgets, request.labels)
@@ -130,21 +132,25 @@ def _require_one(studies: Studies, study: StudyRecord) -> None:
 
 
 def _existing(
-    name: str, request: SearchRequest, url: str
+    name: str, request: SearchRequest, own_recipe: str, url: str
 ) -> tuple[StudyRecord | None, dict[str, DeviceProfile]]:
     """The study that this request continues, with its profiles; neither if there is none."""
     try:
         with _studies(url, create=False) as studies:
             known = studies.find_study(name)
-            _continue(studies, known, request)
+            _continue(studies, known, request, own_recipe)
             return known, profiles_of(studies, known)
     except NotFoundError:
         return None, {}
 
 
-def _continue(studies: Studies, known: StudyRecord, request: SearchRequest) -> None:
+def _continue(
+    studies: Studies, known: StudyRecord, request: SearchRequest, own_recipe: str
+) -> None:
     """Refuse another request than the study's, or fewer trials; keep the new number of them."""
-    refuse_mismatch(known.name, known.request["asked"], request.to_json())
+    asked = known.request["asked"]
+    before = {**asked, "recipe": asked.get("recipe") or own_recipe}  # once, None was kept
+    refuse_mismatch(known.name, before, request.to_json())
     done = sum(studies.counts(known.id).values())
     if request.trials < done:
         raise UsageError(
@@ -451,11 +457,11 @@ def train(
         CheckpointError: if it cannot be kept.
     """
     space, data = space_and_data(request.space, request.preset, request.data)
+    recipe = recipe_text(recipe_for(space, request.recipe))
     kept = obtain(request, options or RunOptions(), space, data, None, listener)
     config, metric = kept.config, data.metric
     return [
-        f"supernet {space.name} ({space.preset}) for {data.name} by {config['recipe']['name']}: "
-        f"{kept.fingerprint}",
+        f"supernet {space.name} ({space.preset}) for {data.name} by {recipe}: {kept.fingerprint}",
         f"{metric.title} on validation: largest {metric.format(config['quality_largest'])}, "
         f"smallest {metric.format(config['quality_smallest'])}",
         f"trained {config['trained']} for {config['seconds'] / 60:.1f} minutes",

@@ -382,7 +382,7 @@ class _Job:
             )
         return TrainingError(
             f"{what} in step {step} of epoch {epoch + 1}; {kept}.",
-            "Lower the recipe's learning rate.",
+            f"Lower the recipe's learning_rate, which is {self.recipe.learning_rate:g}.",
         )
 
     # --- one checkpoint an epoch ----------------------------------------------------------------

@@ -11,7 +11,8 @@ from nas.events import Event, Listener, silent
 from nas.training.distributed import processes, this_device
 from nas.training.init import Initial
 from nas.training.loop import Progress, fit
-from nas.training.recipe import Recipe, get_recipe
+from nas.training.recipe import Recipe
+from nas.training.recipe_text import recipe_for
 from nas.training.store import (
     TrainedSupernet,
     find_supernet,
@@ -87,7 +88,6 @@ def obtain_supernet(
     *,
     recipe: str | None = None,
     seed: int = 0,
-    epochs: int | None = None,
     time_limit_s: float | None = None,
     retrain: bool = False,
     initial: Initial | None = None,
@@ -99,9 +99,8 @@ def obtain_supernet(
     Args:
         space: of the subnets.
         data: to train on.
-        recipe: name of the recipe; the space's own unless given.
+        recipe: as `nas.training.recipe_text` reads it; the space's own unless given.
         seed: of the training.
-        epochs: of a training, instead of the recipe's.
         time_limit_s: of a training.
         retrain: train even if there is one.
         initial: foreign weights that a training starts from.
@@ -112,12 +111,11 @@ def obtain_supernet(
         CheckpointError: if the study's own supernet is gone or damaged, or nothing can be kept.
         NotFoundError: if there is no such recipe.
         TrainingError: if the loss is not finite.
-        UsageError: if the data or recipe do not fit the space.
+        UsageError: if the data or recipe do not fit the space, or the recipe cannot be read.
     """
     if digest is not None:
         return _own_supernet(space, digest)
-    changed = {} if epochs is None else {"epochs": epochs}
-    by = get_recipe(recipe or space.default_recipe, **changed)
+    by = recipe_for(space, recipe)
     if not retrain:
         start = initial.digest if initial else None
         found = find_supernet(space, data, by, seed, initial=start)

@@ -6,13 +6,22 @@ A recipe never steps an optimizer, reads data or writes a file: the loop does th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 from nas.errors import UsageError, nearest
+from nas.training.fields import (
+    FROM_ONE,
+    FROM_ZERO,
+    KINDS,
+    SHARE,
+    Allowed,
+    Numbers,
+    write_value,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,13 +70,20 @@ class Recipe(ABC):
     """How a supernet is trained.
 
     A subclass says which architectures a step trains (`subnets`), what each adds to the loss
-    (`losses`) and, if it needs them, its stages and helpers. All fields are numbers or strings, for
-    they are hashed into the supernet's fingerprint.
+    (`losses`) and, if it needs them, its stages and helpers. Its fields are of the types in
+    `nas.training.fields.KINDS`: they are hashed into the supernet's fingerprint, and all but the
+    version may be set by a user, who reads of them what stands under Attributes.
+
+    Raises:
+        UsageError: if a field is not what `allowed` says.
 
     Attributes:
+        allowed: values of the fields that have bounds or are one of a few words; a subclass adds
+            its own to these.
         version: of the recipe and of the loop; raise it with any change to what they do.
         epochs: of `examples_per_epoch`; a time limit may end training before.
-        examples_per_epoch: drawn anew without replacement from the training part; None means all.
+        examples_per_epoch: drawn anew without replacement from the training part; None, typed
+            `all`, is all of it.
         batch_size: examples a step, over all processes.
         accumulate: parts that a batch is run in, one after the other, where memory is short.
         optimizer: `adamw`, or `sgd` with Nesterov's momentum.
@@ -85,6 +101,22 @@ class Recipe(ABC):
 
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
+    allowed: ClassVar[Mapping[str, Allowed]] = {
+        "epochs": FROM_ONE,
+        "examples_per_epoch": FROM_ONE,
+        "batch_size": FROM_ONE,
+        "accumulate": FROM_ONE,
+        "optimizer": ("adamw", "sgd"),
+        "learning_rate": Numbers(above=0),
+        "warmup": Numbers(least=0, below=1),
+        "weight_decay": FROM_ZERO,
+        "betas": Numbers(least=0, below=1),
+        "momentum": Numbers(least=0, below=1),
+        "label_smoothing": SHARE,
+        "clip_norm": FROM_ZERO,
+        "ema": Numbers(least=0, below=1),
+        "drop_path": Numbers(least=0, below=1),
+    }
 
     version: int = 1
     epochs: int = 24
@@ -103,15 +135,21 @@ class Recipe(ABC):
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
-        counts = (self.epochs, self.batch_size, self.accumulate, self.examples_per_epoch or 1)
-        if min(counts) < 1 or self.learning_rate <= 0 or not 0 <= self.ema < 1:
+        name = self.name or "a recipe"
+        for field, allowed in self.allowed.items():
+            value = getattr(self, field)
+            if isinstance(allowed, tuple):
+                require_one_of(value, allowed, f"{field} of {name}")
+            elif not allowed.allows(value):
+                raise UsageError(
+                    f"{field} of {name} must be {allowed}, not {write_value(value)}.",
+                    f"See `nas recipes {self.name or 'NAME'}`.",
+                )
+        if self.accumulate > self.batch_size:
             raise UsageError(
-                f"{self.name or 'a recipe'} needs at least one epoch, example and part of a batch, "
-                "a positive learning rate, and an average's decay from 0 to below 1.",
-                "Correct the recipe's fields.",
+                f"{name} cannot run a batch of {self.batch_size} in {self.accumulate} parts.",
+                "Set accumulate to batch_size at most.",
             )
-        if self.optimizer not in ("adamw", "sgd"):
-            raise nearest(self.optimizer, ("adamw", "sgd"), "optimizer")
 
     def record(self) -> dict[str, Any]:
         """Name and every field, as JSON."""
@@ -210,21 +248,35 @@ def recipes() -> dict[str, str]:
     return {name: recipe.title for name, recipe in sorted(_known().items())}
 
 
+def settable(recipe: type[Recipe]) -> dict[str, Any]:
+    """The fields that a user may set, in their order, with their types: all but the version."""
+    types = get_type_hints(recipe)
+    names = [field.name for field in fields(recipe) if field.name != "version"]
+    return {name: types[name] for name in names if types[name] in KINDS}
+
+
+def require_one_of(name: str, known: Iterable[str], what: str) -> None:
+    """Refuse what is not one of a few words.
+
+    Raises:
+        UsageError: that proposes the nearest of them.
+    """
+    if name not in known:
+        unknown = nearest(name, known, what)
+        raise UsageError(unknown.message, unknown.hint)
+
+
 def get_recipe(name: str, **overrides: Any) -> Recipe:
     """A recipe by name, some of its fields set.
 
     Raises:
         NotFoundError: if there is no such recipe.
-        UsageError: if it has no such field, or a value is out of range.
+        UsageError: if it has no such field for a user to set, or a value is out of range.
     """
     known = _known()
     if name not in known:
         raise nearest(name, known, "recipe")
     recipe = known[name]
-    foreign = sorted(set(overrides) - {field.name for field in fields(recipe)})
-    if foreign:
-        raise UsageError(
-            f"the recipe {name} has no {', '.join(foreign)}.",
-            f"It has {', '.join(field.name for field in fields(recipe))}.",
-        )
+    for field in overrides:
+        require_one_of(field, settable(recipe), f"field of {name}")
     return recipe(**overrides)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from nas.errors import UsageError, nearest
+from nas.errors import UsageError
+from nas.training.fields import Allowed
 from nas.training.recipe import Moment, Recipe, register_recipe
 from nas.training.turn import Turn
 from search_spaces.choices import ChoiceSet
@@ -34,15 +36,15 @@ class MatFormer(Recipe):
         variant: `sampled` draws one granularity a step, uniformly; `summed` trains all of them.
     """
 
+    allowed: ClassVar[Mapping[str, Allowed]] = {
+        **Recipe.allowed,
+        "variant": ("sampled", "summed"),
+    }
+
     # Text is read some ten times before the largest subnets learn it by heart.
     epochs: int = 10
     weight_decay: float = 0.1
     variant: str = "sampled"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.variant not in ("sampled", "summed"):
-            raise nearest(self.variant, ("sampled", "summed"), "variant of matformer")
 
     def check(self, space: SearchSpace) -> None:
         if not _granularities(space.choices):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from nas.errors import UsageError
+from nas.training.fields import FROM_ONE, SHARE, Allowed
 from nas.training.recipe import Moment, Recipe, register_recipe
 from nas.training.turn import Turn
 from search_spaces.space import Architecture, SearchSpace
@@ -46,16 +47,21 @@ class MultiArchitecture(Recipe):
         opening: share of the training after which all values are open.
     """
 
+    allowed: ClassVar[Mapping[str, Allowed]] = {
+        **Recipe.allowed,
+        "architectures": FROM_ONE,
+        "opening": SHARE,
+    }
+
     architectures: int = 4
     opening: float = 0.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.architectures <= self.batch_size or not 0 <= self.opening <= 1:
+        if self.architectures > self.batch_size:
             raise UsageError(
-                f"{self.architectures} architectures cannot share {self.batch_size} examples, or "
-                f"an opening of {self.opening} is no share.",
-                "Give 1 to batch_size architectures, and an opening from 0 to 1.",
+                f"{self.architectures} architectures cannot share {self.batch_size} examples.",
+                "Set architectures to batch_size at most.",
             )
 
     def begin_epoch(self, moment: Moment, learner: Learner) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
+from nas.training.fields import FROM_ZERO, Allowed
 from nas.training.recipe import Moment, Recipe, Stage, register_recipe
 from nas.training.teacher import Teacher
 from nas.training.turn import Turn, on_soft_labels, soften
@@ -83,6 +84,8 @@ class ProgressiveShrinking(Recipe):
     Attributes:
         soft_labels: weight of the teacher's labels beside the true ones.
     """
+
+    allowed: ClassVar[Mapping[str, Allowed]] = {**Recipe.allowed, "soft_labels": FROM_ZERO}
 
     epochs: int = 32
     examples_per_epoch: int | None = 8192

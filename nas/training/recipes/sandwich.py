@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from nas.errors import UsageError
+from nas.training.fields import FROM_ZERO, SHARE, Allowed
 from nas.training.recipe import Moment, Recipe, register_recipe
 from nas.training.turn import Turn, on_soft_labels, soften
 from search_spaces.space import Architecture, SearchSpace
@@ -35,19 +36,16 @@ class Sandwich(Recipe):
             have the rest.
     """
 
+    allowed: ClassVar[Mapping[str, Allowed]] = {
+        **Recipe.allowed,
+        "random_subnets": FROM_ZERO,
+        "soft_labels": SHARE,
+    }
+
     version: int = 2
     batch_size: int = 16
     random_subnets: int = 6
     soft_labels: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.random_subnets < 0 or not 0 <= self.soft_labels <= 1:
-            raise UsageError(
-                f"sandwich cannot draw {self.random_subnets} subnets a step, or weigh soft labels "
-                f"by {self.soft_labels}.",
-                "Give no negative number of subnets, and a weight from 0 to 1.",
-            )
 
     def subnets(
         self, space: SearchSpace, moment: Moment, rng: np.random.Generator

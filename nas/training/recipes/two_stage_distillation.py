@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.errors import UsageError
+from nas.training.fields import FROM_ONE, FROM_ZERO, Allowed, Numbers
 from nas.training.recipe import Moment, Recipe, Stage, register_recipe
 from nas.training.teacher import Teacher
 from nas.training.turn import Turn, on_soft_labels, precision, soften
@@ -60,20 +60,20 @@ class TwoStageDistillation(Recipe):
         span: frames that are hidden in a row.
     """
 
+    allowed: ClassVar[Mapping[str, Allowed]] = {
+        **Recipe.allowed,
+        "first": Numbers(above=0, below=1),
+        "soft_labels": FROM_ZERO,
+        "regression": FROM_ZERO,
+        "masked": Numbers(above=0, most=1),
+        "span": FROM_ONE,
+    }
+
     first: float = 0.4
     soft_labels: float = 1.0
     regression: float = 1.0
     masked: float = 0.65
     span: int = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (0 < self.first < 1 and 0 < self.masked <= 1 and self.span >= 1):
-            raise UsageError(
-                f"two-stage-distillation cannot have a first stage of {self.first} of all and "
-                f"hide {self.masked} of the frames in spans of {self.span}.",
-                "Give a share between 0 and 1 for both, and a span of at least 1.",
-            )
 
     def stages(self, space: SearchSpace | None = None) -> tuple[Stage, ...]:
         return (Stage("largest", self.first), Stage("subnets", 1 - self.first))
