@@ -17,6 +17,8 @@ import pytest
 import cli
 from hw_profiles.profile import NetworkModel
 from hw_profiles.registry import load
+from nas.storage.database import open_database
+from nas.storage.studies import Studies
 
 Run = Callable[..., tuple[int, str, str]]
 SEARCH = ("search", "--space", "vit", "--target", "a100", "--budget", "5ms")
@@ -72,6 +74,11 @@ def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
         ((*SEARCH, "--objective", "accuracy", "--objective", "speed"), 4, "objective"),
         ((*SEARCH, "--objective", "latency"), 2, "one quality"),
         ((*SEARCH, "--objective", "bits_per_byte"), 2, "judged by accuracy"),
+        ((*SEARCH, "--recipe", "sandwhich"), 4, "'sandwich'"),
+        ((*SEARCH, "--recipe", "sandwich:batchsize=256"), 2, "'batch_size'"),
+        ((*SEARCH, "--recipe", "sandwich:version=1"), 2, "no field of sandwich 'version'"),
+        ((*SEARCH, "--recipe", "sandwich:learning_rate=fast"), 2, "nas recipes sandwich"),
+        ((*SEARCH, "--space", "ofa", "--recipe", "matformer"), 2, "progressive-shrinking"),
         ((*SEARCH, "--trials", "0"), 2, "--trials"),
         ((*SEARCH, "--trials", "many"), 2, "integer"),
         ((*SEARCH, "--train-time", "2"), 2, "time"),
@@ -116,6 +123,8 @@ def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
         (("profile", "--threads", "0"), 2, "1 or more"),
         (("profile", "--out", "/proc/none/cpu.json"), 1, "cannot"),
         (("train", "--data", "digit"), 4, "'digits'"),
+        (("train", "--recipe", "sandwich:batch_size=0"), 2, "at least 1, not 0"),
+        (("recipes", "sandwhich"), 4, "'sandwich'"),
         (("serch",), 2, "'search'"),
     ],
 )  # fmt: skip
@@ -196,6 +205,48 @@ def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
     assert (code, "'vit-digits-a100-5ms'" in err) == (4, True)
     code, _, err = run("verify", "vit-digits-a100-5ms")
     assert (code, "is not this machine" in err) == (0, True)
+
+
+def test_a_recipe_s_fields_mean_one_supernet_and_one_study(run: Run) -> None:
+    typed = "sandwich:learning_rate=1e-3, epochs=1,batch_size=32,examples_per_epoch=64,ema=0"
+    text = "sandwich:epochs=1,examples_per_epoch=64,batch_size=32,learning_rate=0.001"
+    code, out, err = run("train", "--recipe", typed)
+    assert code == 0, err
+    assert f"by {text}: " in out
+    fingerprint = out.split(f"by {text}: ")[1].split()[0]
+
+    few = (*SEARCH, "--no-export", "--study", "mine", "--trials")
+    code, _, err = run(*few, "2", "--recipe", text)
+    assert (code, "epoch 1/" in err) == (0, False), err  # found, not trained again
+    for words in ((*few, "3", "--recipe", typed), ("resume", "mine", "--trials", "4")):
+        code, _, err = run(*words, "--no-export")
+        assert code == 0, err
+    with open_database("sqlite:///nas.db") as database:
+        study = Studies(database).find_study("mine")
+        assert study.supernet_fingerprint == fingerprint
+        assert study.request["asked"]["recipe"] == text
+    code, _, err = run(*few, "5", "--recipe", text.replace("32", "16"))
+    assert (code, f"recipe was {text}, now sandwich:" in err) == (2, True), err
+
+
+def test_a_study_that_was_kept_with_a_bare_name_or_none_goes_on(run: Run) -> None:
+    search = (*SEARCH, "--no-export", "--trials")
+    assert run(*search, "1")[0] == 0
+    steps = [  # what was kept, what goes on with it
+        (None, SEARCH),
+        (None, (*SEARCH, "--recipe", "sandwich:ema=0")),
+        ("sandwich", ("resume", "vit-digits-a100-5ms")),
+    ]
+    for trials, (kept, words) in enumerate(steps, 2):
+        with open_database("sqlite:///nas.db") as database:
+            studies = Studies(database)
+            study = studies.find_study("vit-digits-a100-5ms")
+            asked = {**study.request["asked"], "recipe": kept}
+            studies.set_request(study.id, {**study.request, "asked": asked})
+        code, _, err = run(*words, "--no-export", "--trials", str(trials))
+        assert code == 0, err
+    code, _, err = run(*search, "5", "--recipe", "matformer")
+    assert (code, "recipe was sandwich, now matformer" in err) == (2, True), err
 
 
 def test_two_workers_until_the_time_is_over(run: Run) -> None:
@@ -349,6 +400,15 @@ def test_lookups(run: Run) -> None:
     code, out, _ = run("predict", "--target", "a100", "--arch", "depth=2", "--scheme", "int8")
     assert "90% coverage" in out
     assert run("samplers")[0] == 0
+    code, out, _ = run("recipes")
+    assert (code, "two-stage-distillation" in out) == (0, True)
+    code, out, _ = run("recipes", "matformer")
+    assert code == 0
+    assert "sampled or summed" in out
+    assert "--recipe matformer:batch_size=" in out
+    assert json.loads(run("recipes", "--json")[1])[0]["recipe"] == "matformer"
+    fields = json.loads(run("recipes", "matformer", "--json")[1])["fields"]
+    assert {row["field"]: row["default"] for row in fields}["betas"] == "0.9/0.98"
 
 
 def test_doctor_hides_passwords(run: Run) -> None:

@@ -52,7 +52,7 @@ class Numbers:
 
 
 SHARE = Numbers(least=0, most=1)
-FROM_ZERO = Numbers(least=0)
+FROM_ZERO = Numbers(least=0, most=1e6)  # weights have 32 bits, and 1e300 would be infinite there
 FROM_ONE = Numbers(least=1)
 
 #: the values that a field may have: numbers, or one of a few words

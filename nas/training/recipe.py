@@ -107,7 +107,7 @@ class Recipe(ABC):
         "batch_size": FROM_ONE,
         "accumulate": FROM_ONE,
         "optimizer": ("adamw", "sgd"),
-        "learning_rate": Numbers(above=0),
+        "learning_rate": Numbers(above=0, most=1e6),
         "warmup": Numbers(least=0, below=1),
         "weight_decay": FROM_ZERO,
         "betas": Numbers(least=0, below=1),

@@ -46,7 +46,7 @@ def _values(field: str, kind: Any, allowed: Allowed) -> st.SearchStrategy[Any]:
         return _floats(allowed)
     if kind == tuple[float, float]:
         return st.tuples(_floats(allowed), _floats(allowed))
-    whole = st.integers(int(allowed.least or 0), 999_999_999)
+    whole = st.integers(int(allowed.least or 0), int(allowed.most or 999_999_999))
     return whole if kind is int else st.none() | whole
 
 
@@ -162,7 +162,8 @@ def test_every_field_but_the_version_is_shown_with_its_bounds(name: str) -> None
         ("sandwich:learning_rate=fast", UsageError, "a number, not 'fast'"),
         ("sandwich:learning_rate=nan", UsageError, "a number, not 'nan'"),
         ("sandwich:weight_decay=inf", UsageError, "a number, not 'inf'"),
-        ("sandwich:learning_rate=0", UsageError, "above 0, not 0.0"),
+        ("sandwich:learning_rate=1e300", UsageError, "at most 1e+06, not 1e+300"),
+        ("sandwich:learning_rate=0", UsageError, "above 0 and at most 1e+06, not 0.0"),
         ("sandwich:warmup=1", UsageError, "below 1, not 1.0"),
         ("sandwich:betas=0.9", UsageError, "0.9/0.98"),
         ("sandwich:betas=0.9/0.98/0.99", UsageError, "0.9/0.98"),
