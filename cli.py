@@ -611,6 +611,9 @@ def train(
     recipe: Recipe = None,
     init: Init = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and subnets.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Default the recipe's own number.")
+    ] = None,
     train_time: Annotated[
         str | None, typer.Option("--time", help="Limit, such as 10m; default all epochs.")
     ] = None,
@@ -627,7 +630,7 @@ def train(
     )
     options = RunOptions(train_time_s=_seconds(train_time), retrain=retrain)
     with _progress() as listener:
-        lines = service.train(request, options, listener)
+        lines = service.train(request, options, listener, epochs=epochs)
     for line in lines:
         typer.echo(line)
 

@@ -23,7 +23,7 @@ from nas.evaluation import calibration_batches
 from nas.training.evaluate import quality
 from nas.training.loop import fit_alone
 from nas.training.obtain import obtain_supernet
-from nas.training.recipe import get_recipe
+from nas.training.recipe_text import recipe_for, recipe_text
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     space, data = space_and_data(asked.space)
     network = obtain_supernet(space, data).network
     calibration = calibration_batches(data) if network.calibrates else []
-    recipe = get_recipe(space.default_recipe)
+    recipe = recipe_for(space, None)
     rng = np.random.default_rng(asked.seed)
     rows = []
     for genome in np.unique(space.choices.sample(asked.subnets, rng), axis=0):
@@ -46,6 +46,7 @@ def main() -> None:
         alone = quality(trained.network, arch, data.validation, data.metric)
         rows.append({"network": space.describe(arch), "inherited": inherited, "alone": alone})
         print(rows[-1], file=sys.stderr, flush=True)
+    seen = len(data.train)
     pairs = np.array([(row["inherited"], row["alone"]) for row in rows], dtype=np.float64)
     sign, unit = (1, 100) if data.metric.larger_is_better else (-1, 1)
     gaps = unit * sign * (pairs[:, 1] - pairs[:, 0])
@@ -53,9 +54,9 @@ def main() -> None:
         json.dumps(
             {
                 "space": space.name,
-                "recipe": recipe.name,
+                "recipe": recipe_text(recipe),
                 "metric": data.metric.name,
-                "examples_seen": recipe.epochs * (recipe.examples_per_epoch or len(data.train)),
+                "examples_seen": recipe.epochs * min(recipe.examples_per_epoch or seen, seen),
                 "kendall_tau": round(float(kendalltau(*pairs.T).statistic), 3),
                 "mean_gap": round(float(gaps.mean()), 3),
                 "worst_gap": round(float(gaps.max()), 3),

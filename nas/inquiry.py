@@ -354,7 +354,8 @@ def list_recipes() -> list[dict[str, Any]]:
 
     spaces: dict[str, list[str]] = {}
     for name in search_spaces.names():
-        spaces.setdefault(search_spaces.get(name).default_recipe, []).append(name)
+        recipe, _, _ = search_spaces.get(name).default_recipe.partition(":")
+        spaces.setdefault(recipe, []).append(name)
     return [
         {"recipe": name, "what": title, "default of": ", ".join(spaces.get(name, [])) or "-"}
         for name, title in recipes().items()

@@ -82,6 +82,7 @@ def search(
     require_executor(options.executor, options.workers)
     space, data = space_and_data(request.space, request.preset, request.data)
     request = replace(request, preset=space.preset, data=data.name).judged_by(data.metric)
+    own_recipe = recipe_text(recipe_for(space, None))
     request = replace(request, recipe=recipe_text(recipe_for(space, request.recipe)))
     if request.first_look is not None:
         FirstLook.of(data.validation, request.first_look, request.batch_size)
@@ -90,7 +91,7 @@ def search(
         raise UsageError(f"{name!r} cannot name a study and its folder.", "Leave out / and \\.")
     require_writable(options.out / name / "front.png", "--out")
     # Nothing is created before the request is known to be sound.
-    known, profiles = _existing(name, request, space.default_recipe, options.storage)
+    known, profiles = _existing(name, request, own_recipe, options.storage)
     if not profiles:
         profiles = target_profiles(request, space, listener)
     budgets = parse_budgets(request.budgets, request.labels)
@@ -443,7 +444,11 @@ def _verify(
 
 
 def train(
-    request: SearchRequest, options: RunOptions | None = None, listener: Listener = silent
+    request: SearchRequest,
+    options: RunOptions | None = None,
+    listener: Listener = silent,
+    *,
+    epochs: int | None = None,
 ) -> list[str]:
     """Train a supernet and keep it; what to say of it, line by line.
 
@@ -451,13 +456,16 @@ def train(
         request: of which space, preset, data, recipe, init and the training's seed count.
         options: how long to train, and whether anew.
         listener: told of the progress.
+        epochs: instead of the recipe's.
 
     Raises:
         UsageError, NotFoundError: if space and data do not exist or fit.
         CheckpointError: if it cannot be kept.
     """
     space, data = space_and_data(request.space, request.preset, request.data)
-    recipe = recipe_text(recipe_for(space, request.recipe))
+    by = recipe_for(space, request.recipe)
+    recipe = recipe_text(by if epochs is None else replace(by, epochs=epochs))
+    request = replace(request, recipe=recipe)
     kept = obtain(request, options or RunOptions(), space, data, None, listener)
     config, metric = kept.config, data.metric
     return [

@@ -79,7 +79,7 @@ class SearchSpace(ABC):
         n_classes: outputs: classes, or the vocabulary.
         default_data: name of the data set that needs no choice; "" if the user must name one.
         input_kind: what an example is: `image`, `waveform` or `tokens`.
-        default_recipe: name of the training recipe that suits it.
+        default_recipe: training recipe that suits it, perhaps with fields of it.
 
     Attributes:
         references: kinds of foreign weights that `from_reference` reads, such as `timm`.

@@ -292,7 +292,9 @@ class ViTResNASSpace(SearchSpace):
             (sizes.in_channels, sizes.image, sizes.image),
             sizes.n_classes,
             default_data="digits-hard" if preset == "digits" else "",
-            default_recipe="multi-architecture",
+            default_recipe="sandwich:epochs=8,random_subnets=6"
+            if preset == "digits"
+            else "multi-architecture",
         )
         self.sizes = sizes
 

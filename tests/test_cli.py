@@ -214,6 +214,8 @@ def test_a_recipe_s_fields_mean_one_supernet_and_one_study(run: Run) -> None:
     assert code == 0, err
     assert f"by {text}: " in out
     fingerprint = out.split(f"by {text}: ")[1].split()[0]
+    code, out, _ = run("train", "--recipe", text.replace(":epochs=1,", ":"), "--epochs", "1")
+    assert (code, fingerprint in out) == (0, True)
 
     few = (*SEARCH, "--no-export", "--study", "mine", "--trials")
     code, _, err = run(*few, "2", "--recipe", text)

@@ -62,7 +62,8 @@ class Learner:
             momentum = self.recipe.momentum
             self.optimizer = torch.optim.SGD(groups, rate, momentum, nesterov=momentum > 0)
         else:
-            self.optimizer = torch.optim.AdamW(groups, rate, self.recipe.betas)
+            # One pass over all weights: a third of the time where they are many and small.
+            self.optimizer = torch.optim.AdamW(groups, rate, self.recipe.betas, fused=True)
 
     def clip(self) -> float:
         """Bound the gradient's norm; returns what it was."""
@@ -193,6 +194,4 @@ class Learner:
             weight = self.parameters.get(parameter)
             if weight is None or value.shape not in (weight.shape, torch.Size([])):
                 raise CheckpointError(f"{path} has a foreign {name}.", "Delete it to start anew.")
-            # A count of steps stays where torch keeps it, on the CPU.
-            kept = value.clone() if value.ndim == 0 else value.to(weight.device)
-            self.optimizer.state[weight][moment] = kept
+            self.optimizer.state[weight][moment] = value.to(weight.device, copy=True)

@@ -256,7 +256,7 @@ class _Job:
 
     def _epoch(self, epoch: int, share: float) -> tuple[list[float], float]:
         """The losses of its steps, and the share of the training that is done then."""
-        recipe, clock = self.recipe, self.clock
+        recipe = self.recipe
         rng = np.random.default_rng([self.seed, epoch])
         images = torch.from_numpy(rng.permutation(len(self.data.train))[: self.per_epoch])
         losses: list[float] = []
@@ -271,18 +271,16 @@ class _Job:
                 self.stage = index
             if step == 1:
                 recipe.begin_epoch(moment, self.learner)
+            rate = self.schedule.rate(share, by_steps)
             with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else None):
                 torch.manual_seed(self._step_seed(epoch, step))
                 subnets = recipe.subnets(self.space, moment, rng)
-                told = self._gradients(chosen, moment, subnets)
-            loss, by_time = self.world.reduce(
-                self.learner.parameters.values(), told, clock.by_time() if self.world.first else 0.0
-            )
-            norm = self.learner.clip()
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise self._not_finite(loss, norm, epoch, step)
-            rate = self.schedule.rate(share, by_steps)
-            self.learner.update(rate, whole=any(arch == self.largest for arch in subnets))
+                turns = list(self._turns(chosen, moment, subnets))
+                told = [
+                    self._update(turns, trained, rate, epoch, step)
+                    for trained in recipe.updates(subnets)
+                ]
+            loss, by_time = told[0][0], told[-1][1]
             losses.append(loss)
             self.log({"step/loss": loss, "step/rate": rate}, epoch * self.steps + step)
             share = self._tell(epoch, step, losses, by_time)
@@ -290,33 +288,41 @@ class _Job:
                 break
         return losses, share
 
-    def _gradients(self, chosen: Tensor, moment: Moment, subnets: Sequence[Architecture]) -> float:
-        """Gradients of this process's examples, weighted to be summed; the first loss alike."""
-        recipe, told = self.recipe, 0.0
-        self.learner.optimizer.zero_grad(set_to_none=True)
-        for inputs, labels, weight in self._parts(chosen):
-            turn = Turn(
-                self.learner.network,
-                dict(self.learner.helpers.items()),
-                moment,
-                subnets,
-                inputs,
-                labels,
-                recipe.label_smoothing,
-            )
-            for at, (loss, scale) in enumerate(recipe.losses(turn)):
+    def _update(
+        self,
+        turns: Sequence[tuple[Turn, float]],
+        subnets: Sequence[Architecture],
+        rate: float,
+        epoch: int,
+        step: int,
+    ) -> tuple[float, float]:
+        """Change the weights once; the first loss and the share done by time, on every process."""
+        learner, told = self.learner, 0.0
+        learner.optimizer.zero_grad(set_to_none=True)
+        for turn, weight in turns:
+            losses = self.recipe.losses(replace(turn, subnets=subnets))
+            for at, (loss, scale) in enumerate(losses):
                 torch.autograd.backward(loss * (scale * weight))
                 if at == 0:
                     told += float(loss.detach()) * weight
-        return told
+        by_time = self.clock.by_time() if self.world.first else 0.0
+        told, by_time = self.world.reduce(learner.parameters.values(), told, by_time)
+        norm = learner.clip()
+        if not (math.isfinite(told) and math.isfinite(norm)):
+            raise self._not_finite(told, norm, epoch, step)
+        learner.update(rate, whole=any(arch == self.largest for arch in subnets))
+        return told, by_time
 
-    def _parts(self, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
+    def _turns(
+        self, chosen: Tensor, moment: Moment, subnets: Sequence[Architecture]
+    ) -> Iterator[tuple[Turn, float]]:
         """Prepared examples that run at once, with their share of the whole batch.
 
         Processes and parts take every n-th example, so that a part's first half holds the same
         examples as the batch's first half.
         """
         own = chosen[self.world.rank :: self.world.size]
+        helpers = dict(self.learner.helpers.items())
         for first in range(self.recipe.accumulate):
             part = own[first :: self.recipe.accumulate]
             if len(part) == 0:
@@ -329,7 +335,16 @@ class _Job:
                 generator = torch.Generator(self.device)
                 generator.manual_seed(int(torch.randint(2**62, ())))
                 inputs = augment(self.data.augmentation, inputs, generator)
-            yield inputs, labels, len(part) / len(chosen)
+            turn = Turn(
+                self.learner.network,
+                helpers,
+                moment,
+                subnets,
+                inputs,
+                labels,
+                self.recipe.label_smoothing,
+            )
+            yield turn, len(part) / len(chosen)
 
     def _step_seed(self, epoch: int, step: int) -> int:
         words = np.random.SeedSequence([self.seed, epoch, step, self.world.rank])

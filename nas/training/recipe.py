@@ -189,11 +189,18 @@ class Recipe(ABC):
     def subnets(
         self, space: SearchSpace, moment: Moment, rng: np.random.Generator
     ) -> Sequence[Architecture]:
-        """The architectures that a step trains; the same on every process."""
+        """The architectures that a step trains, in their order; the same on every process."""
+
+    def updates(self, subnets: Sequence[Architecture]) -> Iterator[Sequence[Architecture]]:
+        """A step's subnets, those together whose losses change the weights at once.
+
+        The updates follow each other on the same examples.
+        """
+        yield subnets
 
     @abstractmethod
     def losses(self, turn: Turn) -> Iterator[tuple[Tensor, float]]:
-        """The losses of a step, each with its weight in the gradient, one after the other.
+        """The losses of an update, each with its weight in the gradient, one after the other.
 
         The loop sends back each weighted loss before it asks for the next, so that one subnet's
         activations are held at a time. A loss is a mean over the turn's examples. The first one

@@ -15,7 +15,7 @@ import sys
 from nas.equipment import space_and_data
 from nas.training.loop import Progress
 from nas.training.obtain import train_supernet
-from nas.training.recipe import get_recipe
+from nas.training.recipe_text import recipe_for
 from nas.training.store import SHIPPED, user_store
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(progress, file=sys.stderr, flush=True)
 
     trained = train_supernet(
-        space, data, get_recipe(space.default_recipe), 0, progress=show, folder=user_store()
+        space, data, recipe_for(space, None), 0, progress=show, folder=user_store()
     )
     for before in SHIPPED.glob("*/config.json"):
         config = json.loads(before.read_bytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +30,11 @@ class Turn:
         network: in training mode.
         helpers: of the recipe.
         moment: where the training stands.
-        subnets: that this step trains.
+        subnets: that this update of the step trains.
         inputs: prepared, augmented.
         labels: (n,), or (n, length) of text.
         label_smoothing: of the recipe.
+        kept: what a step's updates hand on to the next ones, such as soft labels of the inputs.
     """
 
     network: Supernet
@@ -43,6 +44,7 @@ class Turn:
     inputs: Tensor
     labels: Tensor
     label_smoothing: float
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self, arch: Architecture, inputs: Tensor | None = None) -> Tensor:
         """A subnet's logits, in float32."""

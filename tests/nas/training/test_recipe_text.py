@@ -118,7 +118,7 @@ def test_what_ships_is_found_by_the_space_s_own_recipe(name: str) -> None:
     space, data = space_and_data(name)
     usual = parse_recipe(space.default_recipe)
     every = ",".join(f"{f}={write_value(getattr(usual, f))}" for f in settable(type(usual)))
-    for text in (None, space.default_recipe, f"{space.default_recipe}:{every}"):
+    for text in (None, space.default_recipe, f"{usual.name}:{every}"):
         found = find_supernet(space, data, recipe_for(space, text), 0, folders=(SHIPPED,))
         assert found is not None, text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from nas.training.loop import Progress, Training, fit
 from nas.training.recipe import Moment, Recipe, Stage, get_recipe
 from nas.training.recipes.multi_architecture import MultiArchitecture
 from nas.training.recipes.progressive_shrinking import STEPS, ProgressiveShrinking, full
+from nas.training.recipes.sandwich import Sandwich
 from nas.training.recipes.two_stage_distillation import TwoStageDistillation, spans
 from nas.training.schedule import Schedule
 from nas.training.teacher import Teacher
@@ -420,7 +421,34 @@ def test_sandwich_averages_its_losses() -> None:
     _assert_same(ours, _gradients(network, iter([(total, 1 / 3)])))
 
 
-@pytest.mark.parametrize("kw", [{"random_subnets": -1}, {"soft_labels": -0.1}, {"soft_labels": 2}])
+class _Watched(Sandwich):
+    """Notes what each update finds."""
+
+    seen: ClassVar[list[tuple[int, Tensor, Tensor, bool]]] = []
+
+    def losses(self, turn: Turn) -> Iterator[tuple[Tensor, float]]:
+        weights = torch.cat([p.detach().flatten() for p in turn.network.parameters()])
+        self.seen.append((len(turn.subnets), turn.inputs, weights, "soft" in turn.kept))
+        yield from super().losses(turn)
+
+
+def test_sandwich_changes_the_weights_after_every_few_subnets() -> None:
+    recipe = _Watched(
+        epochs=1, examples_per_epoch=32, batch_size=16, random_subnets=3, together=2, warmup=0
+    )
+    _Watched.seen.clear()
+    fit(search_spaces.get("vit"), _data("digits"), recipe, seed=0)
+    sizes, inputs, weights, taught = zip(*_Watched.seen, strict=True)
+    assert sizes == (2, 2, 1) * 2
+    assert taught == (False, True, True) * 2
+    for at in range(5):
+        assert inputs[at].equal(inputs[at + 1]) == (at != 2)
+        assert not weights[at].equal(weights[at + 1])
+
+
+@pytest.mark.parametrize(
+    "kw", [{"random_subnets": -1}, {"together": 0}, {"soft_labels": -0.1}, {"soft_labels": 2}]
+)
 def test_sandwich_refuses_what_is_no_number_or_weight(kw: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="sandwich"):
         get_recipe("sandwich", **kw)
