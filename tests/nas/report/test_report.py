@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import search_spaces
-from nas.archive import describer
+from nas.archive import describer, measured_lines
 from nas.candidate import CandidateSpace
 from nas.errors import ExportError
 from nas.report.picture import save_html, save_png
@@ -118,3 +118,25 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         save_png(STUDY, tmp_path / "file" / "front.png")
     with pytest.raises(ExportError, match="cannot write"):
         save_html(STUDY, CANDIDATES.space, CANDIDATES.describe_policy, tmp_path / "file" / "x.html")
+
+
+@pytest.mark.parametrize(
+    ("factors", "held", "told"),
+    [
+        ((1.2, 1.21, 1.19), 0, "all took 20.0% longer alike, 0.6% apart from that"),
+        ((1.11, 1.2, 1.6), 0, ""),  # wrong, but not alike
+        ((1.04, 1.05, 1.06), 3, ""),  # within the bound
+        ((0.8, 0.8, 0.8), 3, ""),
+    ],
+)
+def test_a_machine_that_became_slower_is_told_apart_from_a_wrong_prediction(
+    factors: tuple[float, ...], held: int, told: str
+) -> None:
+    trials = tuple(trial(n, 0.9 - 0.1 * n, 0.5 - 0.1 * n) for n in range(3))
+    measured = tuple(
+        replace(MEASURED, trial_id=t.id, value=t.latency_ms * factor, id=n)
+        for n, (t, factor) in enumerate(zip(trials, factors, strict=True), 1)
+    )
+    first, *more = measured_lines(Study(RECORD, trials, measured))
+    assert first.endswith(f"the bound held for {held} of 3")
+    assert [line.split(":")[0] for line in more] == ([told] if told else [])
