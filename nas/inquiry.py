@@ -349,16 +349,24 @@ def list_samplers() -> list[dict[str, Any]]:
 
 
 def list_recipes() -> list[dict[str, Any]]:
-    """Training recipes with what they do, and the spaces whose default they are."""
+    """Training recipes with what they do, and the spaces and presets whose default they are."""
     from nas.training.recipe import recipes
 
-    spaces: dict[str, list[str]] = {}
-    for name in search_spaces.names():
-        recipe, _, _ = search_spaces.get(name).default_recipe.partition(":")
-        spaces.setdefault(recipe, []).append(name)
+    presets: dict[str, dict[str, list[str]]] = {}
+    for name, (_, all_presets) in search_spaces.names().items():
+        for preset in all_presets:
+            recipe, _, _ = search_spaces.get(name, preset).default_recipe.partition(":")
+            presets.setdefault(recipe, {}).setdefault(name, []).append(preset)
     return [
-        {"recipe": name, "what": title, "default of": ", ".join(spaces.get(name, [])) or "-"}
-        for name, title in recipes().items()
+        {
+            "recipe": recipe,
+            "what": title,
+            "default of": "; ".join(
+                f"{name} {', '.join(those)}" for name, those in presets.get(recipe, {}).items()
+            )
+            or "-",
+        }
+        for recipe, title in recipes().items()
     ]
 
 

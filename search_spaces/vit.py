@@ -115,6 +115,9 @@ def _initialise(module: nn.Module) -> None:
 
 # --- the space ----------------------------------------------------------------------------------
 
+#: Two random subnets a step and one update, as BigNAS has it (arXiv:2003.11142).
+AS_PUBLISHED = "sandwich:batch_size=64,random_subnets=2,together=4"
+
 
 class VitSpace(SearchSpace):
     """Embedding width and depth of the network; heads and feed-forward granularity per layer."""
@@ -148,6 +151,7 @@ class VitSpace(SearchSpace):
             shape,
             sizes.n_classes,
             default_data="digits-hard" if preset == "digits" else "",
+            default_recipe="sandwich" if preset == "digits" else AS_PUBLISHED,
         )
         self.sizes = sizes
 
