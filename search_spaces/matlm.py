@@ -267,7 +267,9 @@ class MatlmSpace(SearchSpace):
             sizes.vocabulary,
             default_data="pydoc" if preset == "pydoc" else "",
             input_kind="tokens",
-            default_recipe="matformer",
+            default_recipe=(
+                "sandwich:epochs=3,random_subnets=6" if preset == "pydoc" else "matformer"
+            ),
         )
         self.sizes = sizes
 

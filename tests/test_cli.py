@@ -78,7 +78,7 @@ def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
         ((*SEARCH, "--recipe", "sandwich:batchsize=256"), 2, "'batch_size'"),
         ((*SEARCH, "--recipe", "sandwich:version=1"), 2, "no field of sandwich 'version'"),
         ((*SEARCH, "--recipe", "sandwich:learning_rate=fast"), 2, "nas recipes sandwich"),
-        ((*SEARCH, "--space", "ofa", "--recipe", "matformer"), 2, "progressive-shrinking"),
+        ((*SEARCH, "--space", "ofa", "--recipe", "matformer"), 2, "--recipe sandwich:epochs="),
         ((*SEARCH, "--trials", "0"), 2, "--trials"),
         ((*SEARCH, "--trials", "many"), 2, "integer"),
         ((*SEARCH, "--train-time", "2"), 2, "time"),
@@ -408,7 +408,8 @@ def test_lookups(run: Run) -> None:
     assert code == 0
     assert "sampled or summed" in out
     assert "--recipe matformer:batch_size=" in out
-    assert json.loads(run("recipes", "--json")[1])[0]["recipe"] == "matformer"
+    row = json.loads(run("recipes", "--json")[1])[0]
+    assert (row["recipe"], row["default of"]) == ("matformer", "matlm 180m, 460m, 1b")
     fields = json.loads(run("recipes", "matformer", "--json")[1])["fields"]
     assert {row["field"]: row["default"] for row in fields}["betas"] == "0.9/0.98"
 

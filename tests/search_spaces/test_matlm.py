@@ -264,7 +264,10 @@ def test_1b_has_the_parameters_of_llama_3_2() -> None:
 def test_pydoc_ships_in_less_than_two_megabytes() -> None:
     assert len(save(NET.network.state_dict())) < 2_000_000
     assert search_spaces.get("matlm").preset == "pydoc"
-    assert (SPACE.default_data, SPACE.default_recipe) == ("pydoc", "matformer")
+    assert (SPACE.default_data, SPACE.default_recipe) == (
+        "pydoc",
+        "sandwich:epochs=3,random_subnets=6",
+    )
     assert search_spaces.get("matlm", "1b").default_data == ""
 
 

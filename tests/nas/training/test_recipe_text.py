@@ -185,7 +185,7 @@ def test_wrong_texts_are_refused_in_one_line(text: str, error: type[NasError], s
 
 
 def test_a_recipe_that_cannot_train_a_space_is_refused() -> None:
-    with pytest.raises(UsageError, match="--recipe progressive-shrinking"):
+    with pytest.raises(UsageError, match="--recipe sandwich:epochs=6"):
         recipe_for(search_spaces.get("ofa"), "matformer:epochs=3")
 
 
