@@ -46,7 +46,7 @@ def main() -> None:
         alone = quality(trained.network, arch, data.validation, data.metric)
         rows.append({"network": space.describe(arch), "inherited": inherited, "alone": alone})
         print(rows[-1], file=sys.stderr, flush=True)
-    seen = len(data.train)
+    n_train = len(data.train)
     pairs = np.array([(row["inherited"], row["alone"]) for row in rows], dtype=np.float64)
     sign, unit = (1, 100) if data.metric.larger_is_better else (-1, 1)
     gaps = unit * sign * (pairs[:, 1] - pairs[:, 0])
@@ -56,7 +56,7 @@ def main() -> None:
                 "space": space.name,
                 "recipe": recipe_text(recipe),
                 "metric": data.metric.name,
-                "examples_seen": recipe.epochs * min(recipe.examples_per_epoch or seen, seen),
+                "examples_seen": recipe.epochs * min(recipe.examples_per_epoch or n_train, n_train),
                 "kendall_tau": round(float(kendalltau(*pairs.T).statistic), 3),
                 "mean_gap": round(float(gaps.mean()), 3),
                 "worst_gap": round(float(gaps.max()), 3),

@@ -351,11 +351,12 @@ def list_samplers() -> list[dict[str, Any]]:
 def list_recipes() -> list[dict[str, Any]]:
     """Training recipes with what they do, and the spaces and presets whose default they are."""
     from nas.training.recipe import recipes
+    from nas.training.recipe_text import recipe_for
 
     presets: dict[str, dict[str, list[str]]] = {}
     for name, (_, all_presets) in search_spaces.names().items():
         for preset in all_presets:
-            recipe, _, _ = search_spaces.get(name, preset).default_recipe.partition(":")
+            recipe = recipe_for(search_spaces.get(name, preset), None).name
             presets.setdefault(recipe, {}).setdefault(name, []).append(preset)
     return [
         {

@@ -1,7 +1,8 @@
 """Several processes that train one supernet, started by `torchrun`.
 
-Every process draws the same subnets from the same seed and takes its share of the batch. A step
-reduces once: all gradients in one row, with the loss and the first process's clock behind them.
+Every process draws the same subnets from the same seed and takes its share of the batch. An
+update reduces once: all gradients in one row, with the loss and the first process's clock behind
+them.
 """
 
 from __future__ import annotations

@@ -73,14 +73,14 @@ class Learner:
     def update(self, rate: float, whole: bool) -> None:
         """One step of the optimizer.
 
-        Weight decay must not shrink what was not trained: a weight outside all of this step's
+        Weight decay must not shrink what was not trained: a weight outside all of this update's
         subnets gets no gradient that would grow it again. If the largest subnet was among them
         there is none; otherwise a weight decays only where its gradient is not zero. (Moments go
         on for it as everywhere: they fade in a few steps.)
 
         Args:
             rate: of learning.
-            whole: whether the largest subnet was trained in this step.
+            whole: whether the largest subnet was trained in this update.
         """
         decay = self.recipe.weight_decay
         matrices, others = self.optimizer.param_groups
