@@ -30,13 +30,14 @@ def main() -> None:
     """Train and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--space", required=True)
+    parser.add_argument("--recipe", help="default the space's own")
     parser.add_argument("--subnets", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     space, data = space_and_data(asked.space)
-    network = obtain_supernet(space, data).network
+    network = obtain_supernet(space, data, recipe=asked.recipe).network
     calibration = calibration_batches(data) if network.calibrates else []
-    recipe = recipe_for(space, None)
+    recipe = recipe_for(space, asked.recipe)
     rng = np.random.default_rng(asked.seed)
     rows = []
     for genome in np.unique(space.choices.sample(asked.subnets, rng), axis=0):
