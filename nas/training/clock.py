@@ -11,6 +11,11 @@ class Clock:
 
     Args:
         limit_s: of this call; None if only the epochs end it.
+
+    Attributes:
+        start_share: of the training that was done before this call.
+        seconds_before: that it took.
+        subnets: trained in the steps of this call.
     """
 
     def __init__(self, limit_s: float | None) -> None:
@@ -18,6 +23,7 @@ class Clock:
         self.limit_s = limit_s
         self.start_share = 0.0
         self.seconds_before = 0.0
+        self.subnets = 0
 
     def spent(self) -> float:
         """Seconds of this call."""
@@ -30,6 +36,18 @@ class Clock:
         # The last evaluation needs its time too.
         for_steps = self.limit_s - 2 * self.evaluation_s()
         return self.start_share + (1 - self.start_share) * self.spent() / for_steps
+
+    def affordable(self, by_time: float, steps_left: int) -> float:
+        """Subnets a step that the limit leaves time for, by the time of those trained so far.
+
+        Args:
+            by_time: share of the training that is done by the limit, the same on every process.
+            steps_left: until the last epoch's end.
+        """
+        if self.limit_s is None:
+            return math.inf
+        done = by_time - self.start_share
+        return self.subnets * (1 - by_time) / done / steps_left if done > 0 else 0.0
 
     def seconds_left(self, share: float) -> float:
         """By the share that is done of this call."""

@@ -230,11 +230,12 @@ class _Job:
 
     world: World
     log: Log
+    by_time: float
 
     def _epochs(self) -> Training:
         recipe, clock = self.recipe, self.clock
-        share = min(len(self.history) / recipe.epochs, 1.0)
-        share = max(share, clock.start_share)
+        self.by_time = clock.start_share
+        share = max(min(len(self.history) / recipe.epochs, 1.0), clock.start_share)
         for epoch in range(len(self.history), recipe.epochs):
             losses, share = self._epoch(epoch, share)
             entry: dict[str, float] = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
@@ -242,8 +243,8 @@ class _Job:
                 entry |= self._judge()
             entry["seconds"] = clock.seconds_before + clock.spent()
             self.history.append(entry)
-            by_time = self.world.from_first(clock.by_time(), self.device)
-            entry["share"] = share = self._tell(epoch, len(losses), losses, by_time)
+            self.by_time = self.world.from_first(clock.by_time(), self.device)
+            entry["share"] = share = self._tell(epoch, len(losses), losses, self.by_time)
             figures = {k: v for k, v in entry.items() if k not in ("epoch", "share")}
             self.log(figures, (epoch + 1) * self.steps)
             if share >= 1:
@@ -264,7 +265,9 @@ class _Job:
         for step, chosen in enumerate(torch.split(images, recipe.batch_size)[: self.steps], 1):
             by_steps = (epoch * self.steps + step - 1) / (recipe.epochs * self.steps)
             index = self.schedule.index(share)
-            moment = Moment(self.schedule.stages[index], epoch, began)
+            steps_left = (recipe.epochs - epoch) * self.steps - step + 1
+            affordable = self.clock.affordable(self.by_time, steps_left)
+            moment = Moment(self.schedule.stages[index], epoch, began, affordable)
             if index != self.stage:
                 recipe.begin_stage(moment, self.learner)
                 self.learner.restart()
@@ -280,10 +283,11 @@ class _Job:
                     self._update(turns, trained, rate, epoch, step)
                     for trained in recipe.updates(subnets)
                 ]
-            loss, by_time = told[0][0], told[-1][1]
+            self.clock.subnets += len(subnets)
+            loss, self.by_time = told[0][0], told[-1][1]
             losses.append(loss)
             self.log({"step/loss": loss, "step/rate": rate}, epoch * self.steps + step)
-            share = self._tell(epoch, step, losses, by_time)
+            share = self._tell(epoch, step, losses, self.by_time)
             if share >= 1:
                 break
         return losses, share

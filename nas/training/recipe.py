@@ -5,6 +5,7 @@ A recipe never steps an optimizer, reads data or writes a file: the loop does th
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -58,11 +59,14 @@ class Moment:
         stage: that runs.
         epoch: that runs, from 0.
         share: of the whole training that was done when this epoch began.
+        affordable: subnets a step, if a time limit is to see the last epoch's end; 0 as long as
+            none was timed, infinite without a limit.
     """
 
     stage: Stage
     epoch: int
     share: float
+    affordable: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from nas.training.recipe import Moment, Recipe, register_recipe
 from nas.training.turn import Turn, on_soft_labels, soften
 from search_spaces.space import Architecture, SearchSpace
 
+FEWEST = 2  # random subnets a step, as published
+
 
 @register_recipe("sandwich", "largest, smallest and random subnets in each step")
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Sandwich(Recipe):
     same images, brought subnets nearest to what they reach alone with as many images.
 
     Attributes:
-        random_subnets: a step, beside the largest and the smallest.
+        random_subnets: a step, beside the largest and the smallest; under a time limit as many of
+            them as leave time for all epochs, the published two at least.
         together: subnets that change the weights at once.
         soft_labels: weight of the largest's labels for all others; the true labels have the rest.
     """
@@ -53,7 +56,9 @@ class Sandwich(Recipe):
     def subnets(
         self, space: SearchSpace, moment: Moment, rng: np.random.Generator
     ) -> Sequence[Architecture]:
-        drawn = space.choices.sample(self.random_subnets, rng)
+        # Where time is short, more examples are worth more than more subnets on the same.
+        n_random = int(min(self.random_subnets, max(moment.affordable - 2, FEWEST)))
+        drawn = space.choices.sample(n_random, rng)
         return [space.largest(), space.smallest(), *map(space.choices.decode, drawn)]
 
     def updates(self, subnets: Sequence[Architecture]) -> Iterator[Sequence[Architecture]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -430,6 +431,15 @@ class _Watched(Sandwich):
         weights = torch.cat([p.detach().flatten() for p in turn.network.parameters()])
         self.seen.append((len(turn.subnets), turn.inputs, weights, "soft" in turn.kept))
         yield from super().losses(turn)
+
+
+def test_sandwich_draws_what_a_time_limit_leaves_time_for() -> None:
+    space, recipe = search_spaces.get("vit"), get_recipe("sandwich", random_subnets=14)
+    for affordable, steps in ((math.inf, 16), (40.0, 16), (9.7, 9), (3.0, 4), (0.0, 4)):
+        moment = replace(_moment(), affordable=affordable)
+        assert len(_drawn(recipe, space, moment, 1)[0]) == steps
+    one = get_recipe("sandwich", random_subnets=1)  # fewer were asked for than the fewest
+    assert len(_drawn(one, space, replace(_moment(), affordable=0.0), 1)[0]) == 3
 
 
 def test_sandwich_changes_the_weights_after_every_few_subnets() -> None:

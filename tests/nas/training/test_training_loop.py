@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,11 +16,13 @@ import search_spaces
 from nas.data import Dataset, load_dataset
 from nas.errors import CheckpointError, UsageError
 from nas.training import Progress
+from nas.training.clock import Clock
 from nas.training.evaluate import quality, threads_for
 from nas.training.loop import TrainingError, fit
+from nas.training.recipe import Moment
 from nas.training.recipes.sandwich import Sandwich
 from nas.training.schedule import Schedule
-from search_spaces.space import SearchSpace
+from search_spaces.space import Architecture, SearchSpace
 
 
 class _Interrupted(Exception):
@@ -96,6 +100,38 @@ def test_time_limit_ends_a_long_training_with_a_rate_of_zero(
     assert told[-1].seconds_left == 0
     assert trained.history[-1]["quality_largest"] >= 0
     assert time.monotonic() - began < 60  # it ends at all
+
+
+def test_clock_counts_the_subnets_that_its_limit_leaves_time_for() -> None:
+    assert Clock(None).affordable(0.0, 10) == math.inf
+    clock = Clock(60.0)
+    assert clock.affordable(0.0, 10) == 0  # none was timed yet
+    clock.subnets = 80
+    assert clock.affordable(0.25, 20) == pytest.approx(12)
+    clock.start_share = 0.2  # continued: the subnets are of 0.05 of the training
+    assert clock.affordable(0.25, 20) == pytest.approx(60)
+
+
+def test_loop_tells_a_recipe_what_time_leaves(
+    tiny: Sandwich, space: SearchSpace, data: Dataset
+) -> None:
+    affordable: list[float] = []
+
+    @dataclass(frozen=True)
+    class Asked(Sandwich):
+        def subnets(
+            self, space: SearchSpace, moment: Moment, rng: np.random.Generator
+        ) -> Sequence[Architecture]:
+            affordable.append(moment.affordable)
+            return super().subnets(space, moment, rng)
+
+    recipe = Asked(**{**asdict(tiny), "epochs": 100_000})
+    fit(space, data, recipe, seed=0, time_limit_s=0.5)
+    assert affordable[0] == 0
+    assert all(0 < n < 1 for n in affordable[1:])  # of so many epochs
+    affordable.clear()
+    fit(space, data, replace(recipe, epochs=1), seed=0)
+    assert set(affordable) == {math.inf}
 
 
 def test_loss_that_is_no_number_names_the_step(
