@@ -35,9 +35,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     space, data = space_and_data(asked.space)
-    network = obtain_supernet(space, data, recipe=asked.recipe).network
-    calibration = calibration_batches(data) if network.calibrates else []
     recipe = recipe_for(space, asked.recipe)
+    network = obtain_supernet(space, data, recipe=recipe).network
+    calibration = calibration_batches(data) if network.calibrates else []
     rng = np.random.default_rng(asked.seed)
     rows = []
     for genome in np.unique(space.choices.sample(asked.subnets, rng), axis=0):

@@ -18,7 +18,8 @@ from nas.candidate import LETTERS, CandidateSpace
 from nas.data.metric import METRICS, metric_of
 from nas.errors import NotFoundError
 from nas.one_target import objectives_on, on_target, picture_stem
-from nas.request import DEFAULT_OUT, DEFAULT_STORAGE, RunOptions
+from nas.paths import DEFAULT_OUT, DEFAULT_STORAGE
+from nas.request import RunOptions
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord

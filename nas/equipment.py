@@ -27,6 +27,7 @@ from nas.storage.records import StudyRecord
 from nas.storage.studies import Studies
 from nas.targets import THIS_CPU, local_profile, resolve_target
 from nas.training.obtain import obtain_supernet
+from nas.training.recipe import Recipe
 from nas.training.store import TrainedSupernet, find_weights
 from search_spaces.space import SearchSpace
 
@@ -149,15 +150,15 @@ def setting_of(studies: Studies, study: StudyRecord) -> Setting:
 
 def obtain(
     request: SearchRequest,
+    recipe: Recipe,
     options: RunOptions,
     space: SearchSpace,
     data: Dataset,
-    digest: str | None,
     listener: Listener,
 ) -> TrainedSupernet:
-    """The study's own supernet (by digest), or the one trained for this request, or a new one."""
+    """The supernet that was trained for a request by its recipe, or a new one."""
     initial = None
-    if request.init is not None and digest is None:
+    if request.init is not None:
         from nas.training.init import initial_weights
 
         initial = initial_weights(space, request.init)
@@ -166,12 +167,11 @@ def obtain(
     return obtain_supernet(
         space,
         data,
-        recipe=request.recipe,
+        recipe=recipe,
         seed=request.supernet_seed,
         time_limit_s=options.train_time_s,
         retrain=options.retrain,
         initial=initial,
-        digest=digest,
         listener=listener,
     )
 

@@ -16,7 +16,7 @@ from nas.candidate import CandidateSpace
 from nas.data.metric import ACCURACY, METRICS, metric_of
 from nas.equipment import setting_of
 from nas.errors import NasError, NotFoundError, StorageError, UsageError
-from nas.request import DEFAULT_STORAGE
+from nas.paths import DEFAULT_STORAGE
 from nas.setting import Setting
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password

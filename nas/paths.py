@@ -1,4 +1,4 @@
-"""Where the program keeps what it made for later runs."""
+"""Where the program keeps what it made, unless it is told otherwise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+DEFAULT_STORAGE = "sqlite:///nas.db"
+DEFAULT_OUT = Path("nas-out")
 
 
 def cache_dir() -> Path:

@@ -11,12 +11,11 @@ from typing import Any
 from nas.budget import parse_budgets
 from nas.data.metric import ACCURACY, LOSS, METRICS, Metric, metric_of
 from nas.errors import StudyMismatchError, UsageError, nearest
+from nas.paths import DEFAULT_OUT, DEFAULT_STORAGE
 from nas.stop import Flat
 from nas.study import OBJECTIVES
 from nas.target_names import PER_TARGET, at, labels_of, split
 
-DEFAULT_STORAGE = "sqlite:///nas.db"
-DEFAULT_OUT = Path("nas-out")
 MAX_TRIALS = 1_000_000
 
 

@@ -6,8 +6,8 @@ import time
 
 from nas.archive import command
 from nas.events import Listener, silent
+from nas.paths import DEFAULT_STORAGE
 from nas.report.standing import Standing
-from nas.request import DEFAULT_STORAGE
 from nas.storage.database import open_database
 from nas.storage.patience import patiently
 from nas.storage.studies import Studies

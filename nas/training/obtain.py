@@ -86,12 +86,11 @@ def obtain_supernet(
     space: SearchSpace,
     data: Dataset,
     *,
-    recipe: str | None = None,
+    recipe: Recipe | None = None,
     seed: int = 0,
     time_limit_s: float | None = None,
     retrain: bool = False,
     initial: Initial | None = None,
-    digest: str | None = None,
     listener: Listener = silent,
 ) -> TrainedSupernet:
     """The supernet that was trained for this space and data, or a new one.
@@ -99,23 +98,19 @@ def obtain_supernet(
     Args:
         space: of the subnets.
         data: to train on.
-        recipe: as `nas.training.recipe_text` reads it; the space's own unless given.
+        recipe: what is done; the space's own unless given.
         seed: of the training.
         time_limit_s: of a training.
         retrain: train even if there is one.
         initial: foreign weights that a training starts from.
-        digest: of the weights that a study was begun with; only these will do.
         listener: told of the training's progress.
 
     Raises:
-        CheckpointError: if the study's own supernet is gone or damaged, or nothing can be kept.
-        NotFoundError: if there is no such recipe.
+        CheckpointError: if the one found is damaged, or nothing can be kept.
         TrainingError: if the loss is not finite.
-        UsageError: if the data or recipe do not fit the space, or the recipe cannot be read.
+        UsageError: if the data or recipe do not fit the space.
     """
-    if digest is not None:
-        return _own_supernet(space, digest)
-    by = recipe_for(space, recipe)
+    by = recipe_for(space, None) if recipe is None else recipe
     if not retrain:
         start = initial.digest if initial else None
         found = find_supernet(space, data, by, seed, initial=start)
@@ -130,8 +125,12 @@ def obtain_supernet(
     )
 
 
-def _own_supernet(space: SearchSpace, digest: str) -> TrainedSupernet:
-    """The supernet that a study was begun with, by the digest of its weights alone."""
+def own_supernet(space: SearchSpace, digest: str) -> TrainedSupernet:
+    """The supernet that a study was begun with, by the digest of its weights; no other will do.
+
+    Raises:
+        CheckpointError: if it is gone or damaged.
+    """
     found = find_weights(space, digest)
     if found is None:
         raise CheckpointError(

@@ -1,0 +1,108 @@
+"""What is done with a study's front: its quality on the test part, its files, and their times."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hw_profiles.profile import DeviceProfile
+from nas.archive import read_study
+from nas.equipment import Equipment, equip_for
+from nas.events import Event, Listener
+from nas.one_target import on_target
+from nas.storage.records import StudyRecord, TrialRecord
+from nas.storage.studies import Studies
+from nas.study import Study
+from nas.target_names import at
+from nas.trials import with_test_quality
+
+if TYPE_CHECKING:
+    from nas.verification import Measure
+
+
+def finish_front(
+    studies: Studies,
+    record: StudyRecord,
+    equipment: Equipment,
+    profiles: Mapping[str, DeviceProfile],
+    out: Path | None,
+    listener: Listener,
+    timed: Collection[str],
+    measure: Measure | None = None,
+) -> None:
+    """Test quality of every network of the front, and its files for each target if wanted.
+
+    Args:
+        studies: of the database.
+        record: the study.
+        equipment: of its first target, in whose arithmetic networks are evaluated.
+        profiles: of the targets to write files for.
+        out: folder for them; None writes none and measures nothing.
+        listener: told of the progress.
+        timed: targets of these on which networks are timed.
+        measure: that times them; this machine does unless given.
+    """
+
+    def seen_on(label: str) -> Study:  # read anew: with what was found out meanwhile
+        study = read_study(studies, record)
+        return on_target(study, label) if record.targets else study
+
+    if out is None or record.targets:
+        _test_front(studies, read_study(studies, record), equipment, listener)
+    if out is None:
+        return
+    for label, profile in profiles.items():
+        target, mine, folder = None, equipment, out / record.name / "subnets"
+        if record.targets:
+            schemes = record.request["targets"][label]["schemes"]
+            target, mine, folder = label, equip_for(equipment, profile, schemes), folder / label
+        _export(studies, seen_on(label), mine, folder, target, listener)
+        if label in timed:
+            _verify(studies, seen_on(label), mine, target, listener, measure)
+
+
+def _test_front(studies: Studies, study: Study, equipment: Equipment, listener: Listener) -> None:
+    """Test quality of every network of the front."""
+    e, front = equipment, study.front_trials()
+    for done, trial in enumerate(front, 1):
+        with_test_quality(studies, trial, e.candidates, e.evaluator, e.data)
+        text = f"{study.metric.title} on the test part"
+        listener(Event("test", text, done, len(front)))
+
+
+def _export(
+    studies: Studies,
+    study: Study,
+    equipment: Equipment,
+    folder: Path,
+    target: str | None,
+    listener: Listener,
+) -> None:
+    """Write the front's networks, with their test quality where it is not known yet."""
+    from nas.export.front import FrontExporter
+
+    def complete(trial: TrialRecord) -> TrialRecord:
+        e = equipment
+        return with_test_quality(studies, trial, e.candidates, e.evaluator, e.data)
+
+    front = study.front_trials()
+    exporter = FrontExporter(study, equipment, folder)
+    for done, artefact in enumerate(exporter.write(front, complete), 1):
+        studies.add_artefact(replace(artefact, kind=at(artefact.kind, target)))
+        listener(Event("export", f"subnet {done} of {len(front)}", done, len(front)))
+
+
+def _verify(
+    studies: Studies,
+    study: Study,
+    equipment: Equipment,
+    target: str | None,
+    listener: Listener,
+    measure: Measure | None,
+) -> None:
+    from nas.verification import verify_front
+
+    for record in verify_front(study, equipment, listener, measure):
+        studies.add_measurement(replace(record, quantity=at(record.quantity, target)))

@@ -1,0 +1,118 @@
+"""Results on stdout: tables to the terminal's width, lines, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from nas.report.columns import Column, Table
+
+if TYPE_CHECKING:
+    from nas.comparison import Compared
+    from nas.study import Study
+
+Row = Mapping[str, Any]
+PIPE_WIDTH = 160
+"""Of lines that go elsewhere than to a terminal: wide enough for a table."""
+
+
+def print_json(value: Any) -> None:
+    """Plain data as JSON."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """A text that was made line by line."""
+    for line in lines:
+        typer.echo(line)
+
+
+def print_table(table: Table) -> None:
+    """A table to the terminal's width, its titles bold."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    head, body = table.lines(width)
+    for line in head:
+        typer.secho(line, bold=True)
+    sys.stdout.writelines(f"{line}\n" for line in body)
+
+
+def print_rows(rows: list[dict[str, Any]], empty: str) -> None:
+    """Rows as a table, a column for each key; a line that says what there is none of."""
+    if not rows:
+        typer.echo(empty)
+        return
+    names = dict.fromkeys(name for row in rows for name in row)
+    texts = [{k: "-" if v is None else str(v) for k, v in row.items()} for row in rows]
+    print_table(Table([Column(name, [text.get(name, "") for text in texts]) for name in names]))
+
+
+# --- what the commands show ---------------------------------------------------------------------
+
+
+def print_study(study: Study, out: Path | None, storage: str) -> None:
+    """The front of a study, and what is to be said of it.
+
+    Args:
+        study: whose front.
+        out: folder of its pictures, if they were drawn.
+        storage: SQLAlchemy URL that the study is kept under.
+    """
+    from nas import archive
+    from nas.report.table import front_table
+
+    print_table(front_table(study, archive.describer(study)))
+    print_lines(archive.summary(study, out, storage))
+
+
+def print_space(shown: Row) -> None:
+    """A search space; see `nas.inquiry.describe_space`."""
+    typer.echo(f"{shown['space']} ({shown['preset']}): {shown['title']}")
+    typer.echo(f"{shown['architectures']:,} distinct architectures\n")
+    print_rows(shown["choices"], "no choices")
+    typer.echo("")
+    print_rows(shown["extremes"], "")
+
+
+def print_target(shown: Row) -> None:
+    """A target, a line a figure and a table of its ops; see `nas.inquiry.describe_target`."""
+    for key, value in shown.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            typer.echo(f"\n{key}:")
+            print_rows(value, "")
+        else:
+            typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+
+
+def print_comparison(compared: Compared, batch_size: int, picture: Path | None) -> None:
+    """Two targets, a row a space.
+
+    Args:
+        compared: the targets.
+        batch_size: examples a forward pass.
+        picture: file that they were drawn into.
+    """
+    first, second = compared.names
+    typer.echo(f"latency on {second} relative to {first}, unquantized, batch {batch_size}:")
+    print_rows(compared.rows(), "")
+    print_lines(f"left out: {line}" for line in compared.left_out)
+    if picture is not None:
+        typer.echo(f"drawn in {picture}")
+
+
+def print_recipe(shown: Row) -> None:
+    """A training recipe with its fields; see `nas.inquiry.describe_recipe`."""
+    typer.echo(f"{shown['recipe']}: {shown['what']}\n")
+    print_rows(shown["fields"], "no fields")
+    typer.echo(f"\nset fields as in --recipe {shown['example']}")
+
+
+def print_facts(shown: Row) -> None:
+    """Names and values, a line each."""
+    width = max(map(len, shown))
+    print_lines(f"{key:<{width}}  {value}" for key, value in shown.items())
