@@ -32,7 +32,7 @@ from nas.equipment import (
     space_and_data,
     target_profiles,
 )
-from nas.errors import ExecutorError, NotFoundError, UsageError
+from nas.errors import ExecutorError, NotFoundError, StudyExistsError, UsageError
 from nas.events import Event, Listener, silent
 from nas.executors.registry import require_executor
 from nas.files import require_writable
@@ -104,10 +104,14 @@ def search(
         digest = known.supernet_digest if known else None
         supernet = obtain(request, options, space, data, digest, listener)
         if known is None:
-            known = _open_study(studies, name, request, setting, reaches, data, supernet)
-        resume_with = resume_command(name, request.trials, options)
-        listener(Event("study", f"study {name}; resume with: {resume_with}"))
+            try:
+                known = _open_study(studies, name, request, setting, reaches, data, supernet)
+            except StudyExistsError:  # since a moment ago, by another process: this one resumes it
+                return search(request, options, listener)
         with studies.claimed(known.id):
+            studies.set_request(known.id, {**known.request, "asked": request.to_json()})
+            resume_with = resume_command(name, request.trials, options)
+            listener(Event("study", f"study {name}; resume with: {resume_with}"))
             judged = replace(data, judged_by=request.quality)
             size = request.batch_size
             equipment = equip(setting.candidates, judged, setting.profile, supernet, size)
@@ -139,16 +143,16 @@ def _existing(
     try:
         with _studies(url, create=False) as studies:
             known = studies.find_study(name)
-            _continue(studies, known, request, own_recipe)
+            _refuse_other(studies, known, request, own_recipe)
             return known, profiles_of(studies, known)
     except NotFoundError:
         return None, {}
 
 
-def _continue(
+def _refuse_other(
     studies: Studies, known: StudyRecord, request: SearchRequest, own_recipe: str
 ) -> None:
-    """Refuse another request than the study's, or fewer trials; keep the new number of them."""
+    """Refuse another request than the study's, or fewer trials than it has."""
     asked = known.request["asked"]
     before = {**asked, "recipe": asked.get("recipe") or own_recipe}  # once, None was kept
     refuse_mismatch(known.name, before, request.to_json())
@@ -158,7 +162,6 @@ def _continue(
             f"study {known.name!r} has {done} trials already, more than --trials {request.trials}.",
             f"Ask for {done} or more, or see the front with `nas pareto {known.name}`.",
         )
-    studies.set_request(known.id, {**known.request, "asked": request.to_json()})
 
 
 def _open_study(

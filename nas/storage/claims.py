@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable
@@ -134,7 +135,8 @@ def once_free(
         if lives:
             raise StorageError(
                 f"study {row.name!r} is being run by {holder}.",
-                "Wait for it or stop it; a holder that died is replaced by itself.",
+                f"Follow it with `nas studies watch {shlex.quote(row.name)}`; once it has ended, "
+                "run this command again.",
             )
         if lives is None:
             if not told:

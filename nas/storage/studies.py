@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from nas.errors import NotFoundError, StorageError, UsageError, nearest
+from nas.errors import NotFoundError, StorageError, StudyExistsError, UsageError, nearest
 from nas.storage import claims
 from nas.storage.claims import Holder, Watch, once_free
 from nas.storage.database import Database
@@ -68,7 +68,8 @@ class Studies:
             The record with its `id`.
 
         Raises:
-            StorageError: a study of that name exists, or the profile is not stored.
+            StudyExistsError: there is one of that name.
+            StorageError: the profile is not stored.
             UsageError: the name is empty, too long or has control characters.
         """
         if not record.name.isprintable() or not 0 < len(record.name) <= NAME_LENGTH:
@@ -78,12 +79,18 @@ class Studies:
             )
         with self._database.write() as connection:
             try:
-                ident = insert_record(connection, Study, record, active_at=record.created_at)
+                with connection.begin_nested():
+                    ident = insert_record(connection, Study, record, active_at=record.created_at)
             except IntegrityError as error:
+                same = select(Study.id).where(Study.name == record.name)
+                if connection.execute(same).scalar() is not None:
+                    raise StudyExistsError(
+                        f"there is a study {record.name!r} already.",
+                        "Resume it, or give this one another name with --study.",
+                    ) from error
                 raise StorageError(
-                    f"study {record.name!r} cannot be created: there is one of that name, or its "
-                    "device profile is not stored.",
-                    "Resume it, or give this one another name with --study.",
+                    f"study {record.name!r} cannot be created: its profile is not stored.",
+                    "Run the same command again.",
                 ) from error
         return replace(record, id=ident)
 

@@ -67,7 +67,9 @@ def test_killed_writer_loses_nothing(
         writer = _writer(storage_url)
         printed = _printed(writer, enough)
         writer.send_signal(signal.SIGKILL)
-        printed += [int(line) for line in writer.communicate()[0].splitlines()]
+        assert writer.stdout is not None
+        printed += [int(line) for line in writer.stdout]
+        writer.communicate()
         assert printed[0] == done
         numbers = [trial.number for trial in studies.trials(study.id)]
         # One more than was printed may be there: committed, then killed before the print.
