@@ -258,6 +258,7 @@ def test_two_workers_until_the_time_is_over(run: Run) -> None:
     )
     assert code == 0, err
     assert "8 seconds are over" in err
+    assert "nas resume vit-digits-a100-5ms --trials 500 --workers 2 --no-export" in err
     shown = json.loads(out)
     assert 0 < shown["trials"] < 500
     code, out, err = run(
@@ -533,7 +534,7 @@ def test_interrupted_search_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "resume with: nas resume vit-digits-a100-5ms --trials 60" in err
+    assert "resume with: nas resume vit-digits-a100-5ms --trials 60 --no-export" in err
     assert "Traceback" not in err
     process = _start(tmp_path, "--trials", "8", "--json")  # nobody holds the study any more
     _, err = process.communicate(timeout=120)

@@ -67,7 +67,8 @@ class Holder:
         )
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} (since {self.since})"
+        since = f"{datetime.fromisoformat(self.since):%Y-%m-%d %H:%M} UTC"
+        return f"process {self.pid} on {self.host} (since {since})"
 
     def lives(self) -> bool | None:
         """Whether the process is there; None if it is on another host, where nobody can look."""

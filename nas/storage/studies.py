@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -121,7 +122,7 @@ class Studies:
         for study in studies:
             all_, feasible = trials.get(study.id, (0, 0))
             active_at, holder = active[study.id]
-            held_by = None if holder is None else str(Holder.from_json(holder))
+            held_by = self._living(study.id, holder, active_at)
             summaries.append(StudySummary(study, all_, int(feasible), active_at, held_by))
         return sorted(summaries, key=lambda summary: summary.active_at, reverse=True)
 
@@ -236,10 +237,13 @@ class Studies:
         row = select(Study.holder, Study.active_at).where(Study.id == study_id)
         with self._database.read() as connection:
             found = connection.execute(row).one_or_none()
-        if found is None or found.holder is None:
+        return None if found is None else self._living(study_id, found.holder, found.active_at)
+
+    def _living(self, study_id: int, claim: dict[str, Any] | None, sign: datetime) -> str | None:
+        if claim is None:
             return None
-        holder = Holder.from_json(found.holder)
-        dead = self._watches[study_id].lives(holder, found.active_at) is False
+        holder = Holder.from_json(claim)
+        dead = self._watches[study_id].lives(holder, sign) is False
         return None if dead else str(holder)
 
     # Trials

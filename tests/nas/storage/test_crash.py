@@ -149,6 +149,7 @@ def test_second_coordinator_is_refused_until_the_first_is_gone(
     while claims.psutil.Process(writer.pid).status() != claims.psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert studies.list_studies()[0].holder is None
     studies.claim(study.id)
     writer.communicate()
     studies.add_trial(study.id, new_trial(10**6))
