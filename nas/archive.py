@@ -174,10 +174,16 @@ def show(
 
 
 def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
-    """The command that continues a study; a password in the URL is hidden."""
+    """The command that continues a study as it is run; a password in the URL is hidden."""
     words = ["resume", name]
     if trials is not None:
         words += ["--trials", str(trials)]
+    if options.executor != RunOptions.executor:
+        words += ["--executor", options.executor]
+    if options.workers != 1:
+        words += ["--workers", str(options.workers)]
+    if not options.export:
+        words += ["--no-export"]
     if options.out != DEFAULT_OUT:
         words += ["--out", str(options.out)]
     return command(words, options.storage)

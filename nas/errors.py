@@ -22,6 +22,7 @@ __all__ = [
     "ProfileError",
     "StorageError",
     "StorageUnavailable",
+    "StudyExistsError",
     "StudyMismatchError",
     "UsageError",
     "nearest",
@@ -40,6 +41,10 @@ class StorageError(NasError, RuntimeError):
 
 class StorageUnavailable(StorageError):
     """The database does not answer now; it may again."""
+
+
+class StudyExistsError(StorageError):
+    """A study of that name is there already."""
 
 
 class StudyMismatchError(NasError, ValueError):

@@ -46,16 +46,16 @@ def continued_study(
         with open_database(url, create=False) as database:
             studies = Studies(database)
             known = studies.find_study(name)
-            _continue(studies, known, request, space)
+            _refuse_other(studies, known, request, space)
             return known, profiles_of(studies, known)
     except NotFoundError:
         return None, {}
 
 
-def _continue(
+def _refuse_other(
     studies: Studies, known: StudyRecord, request: SearchRequest, space: SearchSpace
 ) -> None:
-    """Refuse another request than the study's, or fewer trials; keep the new number of them."""
+    """Refuse another request than the study's, or fewer trials than it has."""
     asked = known.request["asked"]
     recipe = asked.get("recipe") or recipe_text(recipe_for(space, None))  # once, None was kept
     refuse_mismatch(known.name, {**asked, "recipe": recipe}, request.to_json())
@@ -65,7 +65,6 @@ def _continue(
             f"study {known.name!r} has {done} trials already, more than --trials {request.trials}.",
             f"Ask for {done} or more, or see the front with `nas pareto {known.name}`.",
         )
-    studies.set_request(known.id, {**known.request, "asked": request.to_json()})
 
 
 # --- a new one ----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from nas.equipment import (
     space_and_data,
     target_profiles,
 )
-from nas.errors import ExecutorError, UsageError
+from nas.errors import ExecutorError, StudyExistsError, UsageError
 from nas.events import Event, Listener, silent
 from nas.executors.registry import require_executor
 from nas.files import require_writable
@@ -90,12 +90,16 @@ def search(
         studies = Studies(database)
         if known is None:
             supernet = obtain(request, recipe, options, space, data, listener)
-            known = begin_study(studies, name, request, setting, reaches, data, supernet)
+            try:
+                known = begin_study(studies, name, request, setting, reaches, data, supernet)
+            except StudyExistsError:  # since a moment ago, by another process: this one resumes it
+                return search(request, options, listener)
         else:
             supernet = own_supernet(space, known.supernet_digest)
-        resume_with = resume_command(name, request.trials, options)
-        listener(Event("study", f"study {name}; resume with: {resume_with}"))
         with studies.claimed(known.id):
+            studies.set_request(known.id, {**known.request, "asked": request.to_json()})
+            resume_with = resume_command(name, request.trials, options)
+            listener(Event("study", f"study {name}; resume with: {resume_with}"))
             judged = replace(data, judged_by=request.quality)
             size = request.batch_size
             equipment = equip(setting.candidates, judged, setting.profile, supernet, size)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -257,6 +258,7 @@ def test_two_workers_until_the_time_is_over(run: Run) -> None:
     )
     assert code == 0, err
     assert "8 seconds are over" in err
+    assert "nas resume vit-digits-a100-5ms --trials 500 --workers 2 --no-export" in err
     shown = json.loads(out)
     assert 0 < shown["trials"] < 500
     code, out, err = run(
@@ -483,6 +485,12 @@ def _wait_for_trial(process: subprocess.Popen[str], number: int) -> None:
     pytest.fail("the search ended before it was interrupted")
 
 
+def _kill_at_trial(process: subprocess.Popen[str], number: int) -> None:
+    _wait_for_trial(process, number)
+    process.kill()
+    process.communicate()
+
+
 def _front(tmp_path: Path) -> list[dict[str, object]]:
     done = subprocess.run(
         [sys.executable, "-m", "cli", *SEARCH, "--no-export", "--trials", "24", "--json"],
@@ -496,16 +504,27 @@ def _front(tmp_path: Path) -> list[dict[str, object]]:
     return front
 
 
-def test_killed_search_goes_on_to_the_same_front(tmp_path: Path) -> None:
+def test_of_two_searches_one_is_refused_and_killed_ones_go_on_to_the_same_front(
+    tmp_path: Path,
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     expected = _front(whole)
-    for number in (3, 17):
-        process = _start(killed, "--trials", "24")
-        _wait_for_trial(process, number)
-        process.kill()
-        process.communicate()
+    # Both find no study, and make the database, unless one is much slower.
+    both = [_start(killed, "--trials", total) for total in ("24", "48")]
+    while all(process.poll() is None for process in both):
+        time.sleep(0.05)
+    refused, process = sorted(both, key=lambda process: process.poll() is None)
+    _, err = refused.communicate()
+    assert refused.returncode == 1, err
+    assert f"is being run by process {process.pid} on" in err.splitlines()[-1]
+    assert "resume with" not in err
+    with open_database(f"sqlite:///{killed / 'nas.db'}") as database:  # nor did it change anything
+        (summary,) = Studies(database).list_studies()
+    assert summary.study.request["asked"]["trials"] == (24 if process is both[0] else 48)
+    _kill_at_trial(process, 3)
+    _kill_at_trial(_start(killed, "--trials", "24"), 17)
     assert _front(killed) == expected
 
 
@@ -515,7 +534,7 @@ def test_interrupted_search_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "resume with: nas resume vit-digits-a100-5ms --trials 60" in err
+    assert "resume with: nas resume vit-digits-a100-5ms --trials 60 --no-export" in err
     assert "Traceback" not in err
     process = _start(tmp_path, "--trials", "8", "--json")  # nobody holds the study any more
     _, err = process.communicate(timeout=120)

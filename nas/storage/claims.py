@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import socket
 import time
 from collections.abc import Callable
@@ -66,7 +67,8 @@ class Holder:
         )
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} (since {self.since})"
+        since = f"{datetime.fromisoformat(self.since):%Y-%m-%d %H:%M} UTC"
+        return f"process {self.pid} on {self.host} (since {since})"
 
     def lives(self) -> bool | None:
         """Whether the process is there; None if it is on another host, where nobody can look."""
@@ -134,7 +136,8 @@ def once_free(
         if lives:
             raise StorageError(
                 f"study {row.name!r} is being run by {holder}.",
-                "Wait for it or stop it; a holder that died is replaced by itself.",
+                f"Follow it with `nas studies watch {shlex.quote(row.name)}`; once it has ended, "
+                "run this command again.",
             )
         if lives is None:
             if not told:

@@ -19,8 +19,11 @@ _FREE_SPACE = "Free some space and run the same command again: every committed t
 _SQLITE = {
     sqlite3.SQLITE_FULL: ("the disk is full", _FREE_SPACE),
     sqlite3.SQLITE_IOERR: ("the disk is full or fails", _FREE_SPACE),
-    sqlite3.SQLITE_NOTADB: ("it is not an SQLite database", "Name another file."),
-    sqlite3.SQLITE_CORRUPT: ("the file is damaged", "Restore it from a copy, or name another."),
+    sqlite3.SQLITE_NOTADB: ("it is not an SQLite database", "Name another file with --storage."),
+    sqlite3.SQLITE_CORRUPT: (
+        "the file is damaged",
+        "Restore it from a copy, or name another with --storage.",
+    ),
     sqlite3.SQLITE_CANTOPEN: (
         "the file cannot be opened or created",
         "Check that its folder exists and can be written to, or name another with --storage.",
@@ -69,10 +72,11 @@ def _explain(error: Exception, url: str) -> tuple[str, str]:
     state = getattr(origin, "sqlstate", None)
     if state in _POSTGRESQL:
         return _POSTGRESQL[state]
-    said = "; ".join(line.strip() for line in str(origin).splitlines()[:2])
+    lines = [line.strip() for line in str(origin).splitlines()]
+    said = "; ".join([line for line in lines if not line.endswith("?")][:2])  # libpq's own advice
     for secret in _secrets(url):
         said = said.replace(secret, "***")
-    said = said.rstrip(".?") or type(origin).__name__
+    said = said.rstrip(".") or type(origin).__name__
     if isinstance(error, DBAPIError) and not isinstance(error, DataError):
         return said, "Check that the server runs and that the URL is right."
     return f"it cannot hold a value ({said})", "Please report this as a fault of the program."

@@ -75,7 +75,7 @@ class StudySummary:
     active_at: datetime
     """When it was opened, last claimed or last given a trial."""
     holder: str | None
-    """Who claimed it (`process 12 on host`), whether or not that process still lives."""
+    """Who runs it (`process 12 on host`), as far as is known: see `Studies.holder`."""
 
 
 @dataclass(frozen=True, slots=True)

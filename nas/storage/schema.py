@@ -60,6 +60,7 @@ def upgrade(connection: Connection) -> None:
     if found is not None and found not in known:
         raise StorageError(
             f"the database has schema {found}, newer than this version knows ({SCHEMA}).",
-            "Update this program (pip install --upgrade frontier-nas), or name another database.",
+            "Update this program (pip install --upgrade frontier-nas), or name another database "
+            "with --storage.",
         )
     command.upgrade(config, "head")

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from datetime import datetime
 from itertools import chain
 from typing import Any
 
@@ -26,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from nas.errors import NotFoundError, StorageError, UsageError, nearest
+from nas.errors import NotFoundError, StorageError, StudyExistsError, UsageError, nearest
 from nas.storage import claims
 from nas.storage.claims import Holder, Watch, once_free
 from nas.storage.database import Database
@@ -68,7 +69,8 @@ class Studies:
             The record with its `id`.
 
         Raises:
-            StorageError: a study of that name exists, or the profile is not stored.
+            StudyExistsError: there is one of that name.
+            StorageError: the profile is not stored.
             UsageError: the name is empty, too long or has control characters.
         """
         if not record.name.isprintable() or not 0 < len(record.name) <= NAME_LENGTH:
@@ -78,12 +80,18 @@ class Studies:
             )
         with self._database.write() as connection:
             try:
-                ident = insert_record(connection, Study, record, active_at=record.created_at)
+                with connection.begin_nested():
+                    ident = insert_record(connection, Study, record, active_at=record.created_at)
             except IntegrityError as error:
+                same = select(Study.id).where(Study.name == record.name)
+                if connection.execute(same).scalar() is not None:
+                    raise StudyExistsError(
+                        f"there is a study {record.name!r} already.",
+                        "Resume it, or give this one another name with --study.",
+                    ) from error
                 raise StorageError(
-                    f"study {record.name!r} cannot be created: there is one of that name, or its "
-                    "device profile is not stored.",
-                    "Resume it, or give this one another name with --study.",
+                    f"study {record.name!r} cannot be created: its profile is not stored.",
+                    "Run the same command again.",
                 ) from error
         return replace(record, id=ident)
 
@@ -114,7 +122,7 @@ class Studies:
         for study in studies:
             all_, feasible = trials.get(study.id, (0, 0))
             active_at, holder = active[study.id]
-            held_by = None if holder is None else str(Holder.from_json(holder))
+            held_by = self._living(study.id, holder, active_at)
             summaries.append(StudySummary(study, all_, int(feasible), active_at, held_by))
         return sorted(summaries, key=lambda summary: summary.active_at, reverse=True)
 
@@ -229,10 +237,13 @@ class Studies:
         row = select(Study.holder, Study.active_at).where(Study.id == study_id)
         with self._database.read() as connection:
             found = connection.execute(row).one_or_none()
-        if found is None or found.holder is None:
+        return None if found is None else self._living(study_id, found.holder, found.active_at)
+
+    def _living(self, study_id: int, claim: dict[str, Any] | None, sign: datetime) -> str | None:
+        if claim is None:
             return None
-        holder = Holder.from_json(found.holder)
-        dead = self._watches[study_id].lives(holder, found.active_at) is False
+        holder = Holder.from_json(claim)
+        dead = self._watches[study_id].lives(holder, sign) is False
         return None if dead else str(holder)
 
     # Trials

@@ -135,7 +135,9 @@ def own_supernet(space: SearchSpace, digest: str) -> TrainedSupernet:
     if found is None:
         raise CheckpointError(
             f"the supernet that this study was begun with ({digest[:12]}) is not on this machine.",
-            f"Copy its folder to {user_store()}, or begin a new study.",
+            f"Copy its folder to {user_store()} from where it was trained, or install the version "
+            "of this program that it shipped with; or begin a new study with --study: trials of "
+            "other weights are not taken over. The trials that it has can still be shown.",
         )
     return found
 

@@ -67,7 +67,9 @@ def test_killed_writer_loses_nothing(
         writer = _writer(storage_url)
         printed = _printed(writer, enough)
         writer.send_signal(signal.SIGKILL)
-        printed += [int(line) for line in writer.communicate()[0].splitlines()]
+        assert writer.stdout is not None
+        printed += [int(line) for line in writer.stdout]
+        writer.communicate()
         assert printed[0] == done
         numbers = [trial.number for trial in studies.trials(study.id)]
         # One more than was printed may be there: committed, then killed before the print.
@@ -147,6 +149,7 @@ def test_second_coordinator_is_refused_until_the_first_is_gone(
     while claims.psutil.Process(writer.pid).status() != claims.psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert studies.list_studies()[0].holder is None
     studies.claim(study.id)
     writer.communicate()
     studies.add_trial(study.id, new_trial(10**6))

@@ -75,7 +75,9 @@ def test_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
 def test_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    assert "is not an SQLite database" in _refusal(f"sqlite:///{path}").message
+    error = _refusal(f"sqlite:///{path}")
+    assert "is not an SQLite database" in error.message
+    assert error.hint == "Name another file with --storage."
     assert path.read_bytes() == content
 
 
@@ -91,7 +93,7 @@ def test_server_that_is_not_there() -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     error = _refusal(f"postgresql://ann:s3cret@127.0.0.1:{port}/nas")
-    assert "refused" in error.message
+    assert error.message.endswith("refused.")
     assert "ann:***@127.0.0.1" in error.message
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas.errors import NotFoundError, StorageError, UsageError
+from nas.errors import NotFoundError, StorageError, StudyExistsError, UsageError
 from nas.storage.records import (
     ArtefactRecord,
     MeasurementRecord,
@@ -214,7 +214,7 @@ def test_unknown_study_gives_the_nearest_names(studies: Studies, new_study: NewS
 
 def test_second_study_of_a_name_is_refused(studies: Studies, new_study: NewStudy) -> None:
     first = studies.create_study(new_study(seed=1))
-    with pytest.raises(StorageError, match="cannot be created"):
+    with pytest.raises(StudyExistsError, match="there is a study 'vit-a100-5ms' already"):
         studies.create_study(new_study(seed=2))
     assert studies.find_study(first.name).seed == 1
 

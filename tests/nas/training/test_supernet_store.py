@@ -148,8 +148,10 @@ def test_obtain_trains_once_and_retrains_when_asked(
     two = obtain_supernet(space, data, time_limit_s=1.5, retrain=True)
     assert two.digest != one.digest
     assert own_supernet(space, one.digest).digest == one.digest
-    with pytest.raises(CheckpointError, match="not on this machine"):
+    with pytest.raises(CheckpointError, match="not on this machine") as caught:
         own_supernet(space, "f" * 64)
+    assert str(tmp_path) in caught.value.hint
+    assert "a new study with --study" in caught.value.hint
 
 
 def test_shipped_supernet_is_the_default_one_and_ranks_architectures(space: SearchSpace) -> None:
