@@ -25,14 +25,14 @@ from nas.budget import parse_budgets
 from nas.engine.loop import run_search
 from nas.engine.problem import Problem
 from nas.engine.samplers import require_sampler
-from nas.equipment import equip, obtain, space_and_data
+from nas.equipment import equip, space_and_data
 from nas.errors import NasError
 from nas.evaluation import evaluating
-from nas.events import silent
 from nas.executors.executor import Evaluate
-from nas.request import RunOptions, SearchRequest
+from nas.request import SearchRequest
 from nas.setting import Setting
 from nas.targets import resolve_target
+from nas.training.obtain import obtain_supernet
 from nas.trials import problem_of
 
 
@@ -62,9 +62,9 @@ def prepare(request: SearchRequest) -> tuple[Problem, Evaluate]:
     """
     space, data = space_and_data(request.space, request.preset, request.data)
     request = request.judged_by(data.metric)
-    profile = resolve_target(request.target)
+    profile = resolve_target(request.targets[0])
     setting = Setting(space, profile, budgets=parse_budgets(request.budgets))
-    supernet = obtain(request, RunOptions(), space, data, None, silent)
+    supernet = obtain_supernet(space, data)
     evaluator = equip(setting.candidates, data, profile, supernet, request.batch_size).evaluator
     evaluate = evaluating(evaluator, setting.candidates, data.validation, data.metric)
     return problem_of(request, setting), evaluate

@@ -122,7 +122,8 @@ def transfer_bound(
             ratios.append(UpperBound(COVERAGE).fit(guesses, truths).ratio(predicted))
     if len(ratios) == 1:
         return np.full(len(predicted), FALLBACK_RATIO)
-    return np.max(ratios, axis=0)
+    widest: Array = np.max(ratios, axis=0)
+    return widest
 
 
 if __name__ == "__main__":

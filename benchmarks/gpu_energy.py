@@ -107,7 +107,8 @@ def tell_without_latency(
 
     def ideal_s(some: list[TableRow]) -> Array:
         # a share of a peak times the duration is the time at that peak
-        return PRODUCT_START_S + loads(some, device)[:, 1:].max(axis=1) * seconds(some)
+        at_peak: Array = loads(some, device)[:, 1:].max(axis=1)
+        return PRODUCT_START_S + at_peak * seconds(some)
 
     def shape_columns(some: list[TableRow]) -> Array:
         return np.column_stack([columns(some)[:, :4], np.log2(ideal_s(some))])

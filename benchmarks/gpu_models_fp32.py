@@ -162,7 +162,9 @@ class ModelTimes:
                 distinct[kernel] = float(time) * kernel.factor * count
         by_kind: dict[str, float] = {}
         issue = {k.kind: self.ops.issue_ms(k.kind, self.sheet) for k in distinct}
-        total, issued, running = 0.0, [], []
+        total = 0.0
+        issued: list[float] = []
+        running: list[float] = []
         for kernel in [*kernels, hf_graph.WAIT]:
             if kernel == hf_graph.WAIT:  # the queue runs empty
                 total += queued_ms(np.array(issued), np.array(running))

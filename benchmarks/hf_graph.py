@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from hw_profiles.errors import ProfileError
 
@@ -192,10 +193,12 @@ def read_sizes(name: str, config: object) -> Sizes:
     )
 
 
-def _size(config: dict, key: str, default: int | None = None) -> int:
+def _size(config: dict[str, Any], key: str, default: int | None = None) -> int:
     """A positive whole number of a configuration; `default` where it is missing or null."""
-    value = config.get(key) if default is not None else config[key]
-    size = int(default if value is None and default is not None else value)
+    value: Any = config[key] if default is None else config.get(key)
+    if value is None:
+        value = default
+    size = int(value)
     if size < 1:
         raise ValueError(key)
     return size
@@ -221,7 +224,7 @@ _NAMES = {
 }
 
 
-def _plain(family: str, config: dict) -> Sizes:
+def _plain(family: str, config: dict[str, Any]) -> Sizes:
     """A stack of equal layers, whatever its family calls them."""
     (layers, embed, heads, hidden), activation, dropouts = _NAMES[family]
     depth, width, count = _size(config, layers), _size(config, embed), _size(config, heads)
@@ -240,7 +243,7 @@ def _plain(family: str, config: dict) -> Sizes:
     )
 
 
-def _switch(config: dict) -> Sizes:
+def _switch(config: dict[str, Any]) -> Sizes:
     layers = _size(config, "num_layers")
     dropout = float(config.get("dropout_rate", 0.1))
     return Sizes(

@@ -24,14 +24,14 @@ import numpy as np
 import nas
 from nas.candidate import CandidateSpace
 from nas.engine.samplers import require_sampler
-from nas.equipment import equip, obtain, space_and_data
+from nas.equipment import equip, space_and_data
 from nas.errors import NasError, UsageError
-from nas.events import silent
 from nas.report.standing import Standing
-from nas.request import RunOptions, SearchRequest
+from nas.request import SearchRequest
 from nas.storage.records import TrialRecord
 from nas.study import Study
 from nas.targets import resolve_target
+from nas.training.obtain import own_supernet
 
 SPACE, TARGET = "vit", "a100"
 
@@ -99,9 +99,9 @@ def _whole_quality(study: Study) -> Callable[[TrialRecord], float]:
     record = study.record
     request = SearchRequest.from_json(record.request["asked"])
     space, data = space_and_data(request.space, request.preset, request.data)
-    supernet = obtain(request, RunOptions(), space, data, record.supernet_digest, silent)
+    supernet = own_supernet(space, record.supernet_digest)
     candidates = CandidateSpace(space, tuple(record.request["schemes"]))
-    profile = resolve_target(request.target)
+    profile = resolve_target(request.targets[0])
     evaluator = equip(candidates, data, profile, supernet, record.batch_size).evaluator
 
     def quality(trial: TrialRecord) -> float:
