@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import Study
 from nas.target_names import at
-from nas.trials import with_test_quality
+from nas.trials import waited, with_test_quality
 
 if TYPE_CHECKING:
     from nas.verification import Measure
@@ -43,14 +44,18 @@ def finish_front(
         listener: told of the progress.
         timed: targets of these on which networks are timed.
         measure: that times them; this machine does unless given.
+
+    Raises:
+        StorageError: if it cannot be kept; a database that only does not answer is waited for.
     """
 
     def seen_on(label: str) -> Study:  # read anew: with what was found out meanwhile
-        study = read_study(studies, record)
+        study = waited(lambda: read_study(studies, record), listener)
         return on_target(study, label) if record.targets else study
 
     if out is None or record.targets:
-        _test_front(studies, read_study(studies, record), equipment, listener)
+        study = waited(lambda: read_study(studies, record), listener)
+        _test_front(studies, study, equipment, listener)
     if out is None:
         return
     for label, profile in profiles.items():
@@ -67,7 +72,7 @@ def _test_front(studies: Studies, study: Study, equipment: Equipment, listener: 
     """Test quality of every network of the front."""
     e, front = equipment, study.front_trials()
     for done, trial in enumerate(front, 1):
-        with_test_quality(studies, trial, e.candidates, e.evaluator, e.data)
+        with_test_quality(studies, trial, e.candidates, e.evaluator, e.data, listener)
         text = f"{study.metric.title} on the test part"
         listener(Event("test", text, done, len(front)))
 
@@ -85,12 +90,13 @@ def _export(
 
     def complete(trial: TrialRecord) -> TrialRecord:
         e = equipment
-        return with_test_quality(studies, trial, e.candidates, e.evaluator, e.data)
+        return with_test_quality(studies, trial, e.candidates, e.evaluator, e.data, listener)
 
     front = study.front_trials()
     exporter = FrontExporter(study, equipment, folder)
     for done, artefact in enumerate(exporter.write(front, complete), 1):
-        studies.add_artefact(replace(artefact, kind=at(artefact.kind, target)))
+        kept = replace(artefact, kind=at(artefact.kind, target))
+        waited(partial(studies.add_artefact, kept), listener)
         listener(Event("export", f"subnet {done} of {len(front)}", done, len(front)))
 
 
@@ -105,4 +111,5 @@ def _verify(
     from nas.verification import verify_front
 
     for record in verify_front(study, equipment, listener, measure):
-        studies.add_measurement(replace(record, quantity=at(record.quantity, target)))
+        kept = replace(record, quantity=at(record.quantity, target))
+        waited(partial(studies.add_measurement, kept), listener)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +15,14 @@ from nas.data.metric import METRICS, Metric
 from nas.engine.loop import Evaluated, run_search
 from nas.engine.problem import Objective, Problem
 from nas.equipment import Equipment, work_of
+from nas.errors import StorageUnavailable
 from nas.evaluation import EXAMPLES, NOISE, SECONDS_SAVED, Evaluator, evaluating
 from nas.events import Event, Listener
 from nas.executors.registry import open_executor, threads_of
 from nas.report.standing import Standing
 from nas.request import RunOptions, SearchRequest
 from nas.setting import Setting
-from nas.storage.patience import patiently
+from nas.storage.patience import Result, patiently
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import is_maximised, judged_column
@@ -80,10 +82,7 @@ def run_trials(
 
     def record(found: Evaluated) -> None:
         trial = _record_of(found, setting, metric)
-        patiently(
-            lambda: studies.add_trial(study.id, trial),
-            lambda away: listener(Event("note", f"waiting for the database: {away.message}")),
-        )
+        waited(lambda: studies.add_trial(study.id, trial), listener)
         standing.add(trial, time.monotonic())
         listener(standing.event())
 
@@ -111,6 +110,19 @@ def run_trials(
     if ended_by:
         text = f"ended after {standing.done} of {request.trials} trials: {ended_by[0]}"
         listener(Event("note", text))
+
+
+def waited(call: Callable[[], Result], listener: Listener) -> Result:
+    """What a call to the database returns; one that does not answer is waited for, and that said.
+
+    Raises:
+        StorageError: if it is still away after two minutes, or any other fault.
+    """
+
+    def say(away: StorageUnavailable) -> None:
+        listener(Event("note", f"waiting for the database: {away.message}"))
+
+    return patiently(call, say)
 
 
 def _record_of(found: Evaluated, setting: Setting, metric: Metric) -> TrialRecord:
@@ -154,11 +166,12 @@ def with_test_quality(
     candidates: CandidateSpace,
     evaluator: Evaluator,
     data: Dataset,
+    listener: Listener,
 ) -> TrialRecord:
     """A trial of the front with its quality on the test part, which no search saw."""
     if trial.quality_test is not None:
         return trial
     candidate = candidates.decode(np.array(trial.genome))
     found, _ = evaluator.quality(candidate, data.test, data.metric)
-    studies.set_quality_test(trial.id, found)
+    waited(lambda: studies.set_quality_test(trial.id, found), listener)
     return replace(trial, quality_test=found)

@@ -27,11 +27,19 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from nas.errors import NotFoundError, StorageError, StudyExistsError, UsageError, nearest
+from nas.errors import (
+    NotFoundError,
+    StorageError,
+    StorageUnavailable,
+    StudyExistsError,
+    UsageError,
+    nearest,
+)
 from nas.storage import claims
 from nas.storage.claims import Holder, Watch, once_free
 from nas.storage.database import Database
 from nas.storage.models import NAME_LENGTH, Artefact, DeviceProfile, Measurement, Study, Trial
+from nas.storage.patience import patiently
 from nas.storage.records import (
     ArtefactRecord,
     MeasurementRecord,
@@ -43,6 +51,8 @@ from nas.storage.records import (
 )
 from nas.storage.rows import finite, insert_record, select_records
 from nas.target_names import split
+
+RELEASE_PATIENCE_S = 10.0
 
 
 class Studies:
@@ -206,7 +216,8 @@ class Studies:
         finally:
             over.set()
             beat.join()
-            self.release(study_id)
+            with suppress(StorageUnavailable):  # a claim that stays falls with its process
+                patiently(lambda: self.release(study_id), patience_s=RELEASE_PATIENCE_S)
 
     def _touch(self, connection: Connection, study_id: int) -> None:
         """Renew the claim, or write beside nobody's: never beside another coordinator."""
