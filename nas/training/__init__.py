@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nas.training.loop import Progress, TrainingError
-    from nas.training.obtain import obtain_supernet, train_supernet
+    from nas.training.obtain import obtain_supernet, own_supernet, train_supernet
     from nas.training.recipe import Recipe
     from nas.training.store import TrainedSupernet, find_supernet
 
@@ -18,6 +18,7 @@ __all__ = [
     "TrainingError",
     "find_supernet",
     "obtain_supernet",
+    "own_supernet",
     "train_supernet",
 ]
 
@@ -28,6 +29,7 @@ _HOMES = {
     "TrainingError": "loop",
     "find_supernet": "store",
     "obtain_supernet": "obtain",
+    "own_supernet": "obtain",
     "train_supernet": "obtain",
 }
 
