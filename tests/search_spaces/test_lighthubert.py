@@ -167,13 +167,24 @@ def test_published_spaces_have_the_published_counts(
         assert round(deployed / 1e6) == millions
 
 
-def test_vowels_reaches_from_thousands_to_hundreds_of_thousands() -> None:
+def test_vowels_reaches_from_thousands_to_tens_of_thousands() -> None:
     def total(arch: Architecture) -> int:
         return sum(op.params for _, op in SPACE.workload(arch))
 
     assert SPACE.choices.cardinality() == 4 * (12 + 12**2 + 12**3 + 12**4)
-    assert 1_000 < total(SPACE.smallest()) < 15_000
-    assert 150_000 < total(SPACE.largest()) < 300_000
+    assert 1_000 < total(SPACE.smallest()) < 7_000
+    assert 30_000 < total(SPACE.largest()) < 100_000
+
+
+def test_vowels_is_the_default_and_trained_by_the_sandwich_the_others_as_published() -> None:
+    assert search_spaces.get("lighthubert").preset == "vowels"
+    for preset in PRESETS:
+        space = search_spaces.get("lighthubert", preset)
+        assert (space.default_data, space.default_recipe) == (
+            ("vowels", "sandwich:epochs=8,random_subnets=6")
+            if preset == "vowels"
+            else ("", "two-stage-distillation")
+        )
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
@@ -398,9 +409,10 @@ def test_sorting_keeps_the_output_and_puts_the_heaviest_first(elastic: bool) -> 
         torch.testing.assert_close(network(inputs), before, atol=1e-5, rtol=1e-5)
     assert done == tuple(f"layers.{i}.{what}" for i in range(4) for what in ("heads", "ffn"))
     layer = network.get_submodule("layers.2")
-    weight = layer.attention.qkv.weight.abs().unflatten(0, (3, 4, 16)).sum((0, 2, 3))
-    weight += layer.attention.qkv.bias.abs().view(3, 4, 16).sum((0, 2))
-    weight += layer.attention.proj.weight.abs().unflatten(1, (4, 16)).sum((0, 2))
+    heads = (4, PRESETS["vowels"].head_width)
+    weight = layer.attention.qkv.weight.abs().unflatten(0, (3, *heads)).sum((0, 2, 3))
+    weight += layer.attention.qkv.bias.abs().view(3, *heads).sum((0, 2))
+    weight += layer.attention.proj.weight.abs().unflatten(1, heads).sum((0, 2))
     assert weight.diff().max() < 0
     units = layer.fc1.weight.abs().sum(1) + layer.fc1.bias.abs() + layer.fc2.weight.abs().sum(0)
     least = int(min(PRESETS["vowels"].ratios) * min(PRESETS["vowels"].embed))

@@ -49,7 +49,7 @@ class TwoStageDistillation(Recipe):
     without any labels in the first stage, and the subnets in the second; its loss and length are
     not in the published program. Here the teacher is the network's own first stage, for data that
     no large network was trained for, and the subnets must end as classifiers. A second, unmasked
-    run a step is the price. Masks are HuBERT's (arXiv:2106.07447) with shorter spans, for 19
+    run a step is the price. Masks are HuBERT's (arXiv:2106.07447) with shorter spans, for 20
     frames rather than hundreds; there spans have 10 frames.
 
     Attributes:

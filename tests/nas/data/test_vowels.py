@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import multivariate_normal
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -17,6 +18,11 @@ from sklearn.preprocessing import StandardScaler
 from nas.data import Dataset, load_dataset
 from nas.data import vowels as module
 from nas.data.vowels import RATE_HZ, SAMPLES, TABLE, Voices, make_vowels, speakers, synthesize
+from nas.equipment import space_and_data
+from nas.training.evaluate import quality
+from nas.training.recipe_text import recipe_for
+from nas.training.store import SHIPPED, find_supernet
+from search_spaces.lighthubert import PRESETS
 
 SMALL = Voices(train_speakers=60, validation_speakers=20, test_speakers=20)
 # Steady voices without noise, of which a pitch can be measured.
@@ -131,6 +137,21 @@ def test_formants_vary_about_the_published_ones() -> None:
     assert within.min() > 0.05
 
 
+def test_pitch_and_formants_tell_nearly_every_vowel() -> None:
+    """The most probable vowel, by the distribution that speakers are drawn from."""
+    voices = Voices()
+    drawn = np.log(speakers(500, voices, np.random.default_rng(0)))  # (speakers, vowels, 4)
+    covariance = np.diag([voices.pitch**2, *[voices.accent**2] * 3])
+    covariance[1:, 1:] += voices.tract**2
+    likely = sum(
+        share * multivariate_normal(np.zeros(4), covariance).pdf(drawn[:, :, None] - means)
+        for share, means in zip(
+            module.SHARES, np.log(list(TABLE.values())).transpose(1, 0, 2), strict=True
+        )
+    )
+    assert (np.argmax(likely, axis=-1) == np.arange(len(TABLE))).mean() > 0.999
+
+
 def test_a_vowel_sounds_where_its_formants_are() -> None:
     """A man's "heed" has its energy below 500 Hz, his "hod" about 730 and 1090 Hz."""
     targets = np.array([TABLE["heed"][0], TABLE["hod"][0]], float)
@@ -177,3 +198,22 @@ def test_the_registered_data_set_is_large_enough_to_rank(
     assert load_dataset("vowels", (SAMPLES,), "waveform").kind == "waveform"
     assert made[0].validation_speakers * len(TABLE) >= 4_000
     assert made[0].test_speakers * len(TABLE) >= 4_000
+
+
+def test_the_supernet_that_ships_ranks_the_widths() -> None:
+    space, data = space_and_data("lighthubert")
+    assert data.name == "vowels"
+    shipped = find_supernet(space, data, recipe_for(space, None), 0, folders=(SHIPPED,))
+    assert shipped is not None
+    assert sum(file.stat().st_size for file in shipped.path.iterdir()) <= 4_000_000
+    largest, smallest = (
+        quality(shipped.network, arch, data.validation, data.metric)
+        for arch in (space.largest(), space.smallest())
+    )
+    assert largest > 0.9
+    assert smallest < 0.7
+    widths = [
+        quality(shipped.network, {**space.largest(), "embed": width}, data.validation, data.metric)
+        for width in PRESETS["vowels"].embed
+    ]
+    assert np.diff(widths).min() > 0.015  # three standard errors of 4,096 examples
