@@ -95,14 +95,15 @@ def _published(
 
 
 PRESETS: dict[str, Sizes] = {
-    # Narrow at its smallest, so that it falls behind: two numbers for each of 16 tokens.
+    # Narrow at its smallest, so that it falls behind: two numbers for each of 16 tokens, of a stem
+    # of two channels. Heads have an eighth of the published widths.
     "digits": Sizes(
         (
-            StageSizes((2, 8, 16, 24), (1, 2, 3), (8, 24, 48, 96), 8, 4),
-            StageSizes((24, 32, 48), (1, 2, 4), (12, 36, 72, 144), 12, 4),
-            StageSizes((48, 64, 80), (1, 2, 4), (16, 48, 96, 192), 16, 2),
+            StageSizes((2, 6, 12, 24), (1, 2, 3), (4, 24, 48, 96), 4, 4),
+            StageSizes((24, 32, 48), (1, 2, 4), (8, 36, 72, 144), 6, 4),
+            StageSizes((48, 64, 80), (1, 2, 4), (12, 48, 96, 192), 8, 2),
         ),
-        image=8, stem_stride=1, stem_width=4, patch=2, in_channels=1, n_classes=10,
+        image=8, stem_stride=1, stem_width=2, patch=2, in_channels=1, n_classes=10,
         position_std=1.0,
     ),
     "tiny": _published(
@@ -292,7 +293,7 @@ class ViTResNASSpace(SearchSpace):
             (sizes.in_channels, sizes.image, sizes.image),
             sizes.n_classes,
             default_data="digits-hard" if preset == "digits" else "",
-            default_recipe="sandwich:epochs=8,random_subnets=6"
+            default_recipe="sandwich:epochs=6,random_subnets=6"
             if preset == "digits"
             else "multi-architecture",
         )

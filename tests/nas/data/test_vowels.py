@@ -205,13 +205,6 @@ def test_the_supernet_that_ships_ranks_the_widths() -> None:
     assert data.name == "vowels"
     shipped = find_supernet(space, data, recipe_for(space, None), 0, folders=(SHIPPED,))
     assert shipped is not None
-    assert sum(file.stat().st_size for file in shipped.path.iterdir()) <= 4_000_000
-    largest, smallest = (
-        quality(shipped.network, arch, data.validation, data.metric)
-        for arch in (space.largest(), space.smallest())
-    )
-    assert largest > 0.9
-    assert smallest < 0.7
     widths = [
         quality(shipped.network, {**space.largest(), "embed": width}, data.validation, data.metric)
         for width in PRESETS["vowels"].embed
