@@ -128,10 +128,11 @@ def resolve_target(
             if is_this_machine(found) and (space is None or _covers(found, space)):
                 return found
     if make_cpu_profile is None:
-        raise NotFoundError(
-            "this machine has no profile yet.",
-            f"Make one with `nas profile --device cpu --batch-size {batch_size}`.",
-        )
+        hint = f"Make one with `nas profile --device cpu --batch-size {batch_size}`."
+        of_searches = sorted(local_profile().parent.glob(f"{THIS_CPU}-*.json"))
+        if of_searches:
+            hint += f" What a search measured for its own space can be named too: {of_searches[0]}"
+        raise NotFoundError("this machine has no profile yet.", hint)
     return make_cpu_profile()
 
 

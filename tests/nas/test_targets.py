@@ -21,7 +21,7 @@ from hw_profiles.profile import (
 )
 from nas import inquiry, targets
 from nas.comparison import compare_targets
-from nas.errors import ExportError, ProfileError, UsageError
+from nas.errors import ExportError, NotFoundError, ProfileError, UsageError
 from nas.probes import ops_of
 from nas.report.target_pictures import save_comparison, save_profile
 from predictors.measured_ops import errors_of_ops
@@ -81,6 +81,19 @@ def measured(slowness: float) -> DeviceProfile:
             starts=[0, 2],
         ),
     )
+
+
+def test_cpu_without_a_profile_names_what_a_search_measured(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no profile yet") as caught:
+        targets.resolve_target("cpu")
+    assert caught.value.hint.endswith("--batch-size 1`.")
+    path = targets.local_profile(space=SPACE)
+    path.parent.mkdir(parents=True)
+    path.write_text(measured(1.0).model_dump_json())
+    with pytest.raises(NotFoundError, match="no profile yet") as caught:
+        targets.resolve_target("cpu")
+    named = Path(caught.value.hint.rpartition(": ")[2])
+    assert targets.resolve_target(str(named)).device.name == "Made Up"
 
 
 def test_an_added_target_is_used_by_its_name(tmp_path: Path) -> None:
