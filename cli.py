@@ -160,7 +160,7 @@ def search(
     )
     with _progress() as listener:
         found = service.search(request, options, listener)
-    print_json(found.to_dict()) if as_json else print_study(found, out, storage)
+    print_study(found, out, storage, as_json)
 
 
 @app.command()
@@ -194,7 +194,7 @@ def resume(
     )
     with _progress() as listener:
         found = service.resume(study, trials, options, listener)
-    print_json(found.to_dict()) if as_json else print_study(found, out, storage)
+    print_study(found, out, storage, as_json)
 
 
 @app.command()
@@ -226,7 +226,7 @@ def pareto(
     if csv:
         sys.stdout.write(table_csv(found))
     else:
-        print_json(found.to_dict()) if as_json else print_study(found, out, storage)
+        print_study(found, out, storage, as_json)
 
 
 @app.command()
@@ -268,7 +268,7 @@ def verify(
     options = RunOptions(storage=storage, out=out, measure_on=measure_on)
     with _progress() as listener:
         found = service.verify(study, options, listener)
-    print_json(found.to_dict()) if as_json else print_study(found, out, storage)
+    print_study(found, out, storage, as_json)
 
 
 @app.command()

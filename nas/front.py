@@ -49,13 +49,14 @@ def finish_front(
         StorageError: if it cannot be kept; a database that only does not answer is waited for.
     """
 
-    def seen_on(label: str) -> Study:  # read anew: with what was found out meanwhile
-        study = waited(lambda: read_study(studies, record), listener)
-        return on_target(study, label) if record.targets else study
+    def read() -> Study:  # anew each time: with what was found out meanwhile
+        return waited(partial(read_study, studies, record), listener)
+
+    def seen_on(label: str) -> Study:
+        return on_target(read(), label) if record.targets else read()
 
     if out is None or record.targets:
-        study = waited(lambda: read_study(studies, record), listener)
-        _test_front(studies, study, equipment, listener)
+        _test_front(studies, read(), equipment, listener)
     if out is None:
         return
     for label, profile in profiles.items():
@@ -70,9 +71,9 @@ def finish_front(
 
 def _test_front(studies: Studies, study: Study, equipment: Equipment, listener: Listener) -> None:
     """Test quality of every network of the front."""
-    e, front = equipment, study.front_trials()
+    front = study.front_trials()
     for done, trial in enumerate(front, 1):
-        with_test_quality(studies, trial, e.candidates, e.evaluator, e.data, listener)
+        with_test_quality(studies, trial, equipment, listener)
         text = f"{study.metric.title} on the test part"
         listener(Event("test", text, done, len(front)))
 
@@ -89,8 +90,7 @@ def _export(
     from nas.export.front import FrontExporter
 
     def complete(trial: TrialRecord) -> TrialRecord:
-        e = equipment
-        return with_test_quality(studies, trial, e.candidates, e.evaluator, e.data, listener)
+        return with_test_quality(studies, trial, equipment, listener)
 
     front = study.front_trials()
     exporter = FrontExporter(study, equipment, folder)

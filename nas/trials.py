@@ -9,14 +9,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.candidate import CandidateSpace
-from nas.data.dataset import Dataset
 from nas.data.metric import METRICS, Metric
 from nas.engine.loop import Evaluated, run_search
 from nas.engine.problem import Objective, Problem
 from nas.equipment import Equipment, work_of
 from nas.errors import StorageUnavailable
-from nas.evaluation import EXAMPLES, NOISE, SECONDS_SAVED, Evaluator, evaluating
+from nas.evaluation import EXAMPLES, NOISE, SECONDS_SAVED, evaluating
 from nas.events import Event, Listener
 from nas.executors.registry import open_executor, threads_of
 from nas.report.standing import Standing
@@ -163,15 +161,14 @@ def _past(trial: TrialRecord, metric: Metric) -> Evaluated:
 def with_test_quality(
     studies: Studies,
     trial: TrialRecord,
-    candidates: CandidateSpace,
-    evaluator: Evaluator,
-    data: Dataset,
+    equipment: Equipment,
     listener: Listener,
 ) -> TrialRecord:
     """A trial of the front with its quality on the test part, which no search saw."""
     if trial.quality_test is not None:
         return trial
-    candidate = candidates.decode(np.array(trial.genome))
-    found, _ = evaluator.quality(candidate, data.test, data.metric)
+    candidate = equipment.candidates.decode(np.array(trial.genome))
+    data = equipment.data
+    found, _ = equipment.evaluator.quality(candidate, data.test, data.metric)
     waited(lambda: studies.set_quality_test(trial.id, found), listener)
     return replace(trial, quality_test=found)

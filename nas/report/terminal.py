@@ -55,14 +55,18 @@ def print_rows(rows: list[dict[str, Any]], empty: str) -> None:
 # --- what the commands show ---------------------------------------------------------------------
 
 
-def print_study(study: Study, out: Path | None, storage: str) -> None:
-    """The front of a study, and what is to be said of it.
+def print_study(study: Study, out: Path | None, storage: str, as_json: bool) -> None:
+    """The front of a study, and what is to be said of it, or all of it as JSON.
 
     Args:
         study: whose front.
         out: folder of its pictures, if they were drawn.
         storage: SQLAlchemy URL that the study is kept under.
+        as_json: print one JSON object and nothing else.
     """
+    if as_json:
+        print_json(study.to_dict())
+        return
     from nas import archive
     from nas.report.table import front_table
 

@@ -17,12 +17,12 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from nas.errors import NotFoundError, StorageError
+from nas.paths import DEFAULT_STORAGE
 from nas.storage import schema
 from nas.storage.faults import hide_password, translated
 
-__all__ = ["DEFAULT_URL", "Database", "hide_password", "open_database"]
+__all__ = ["Database", "hide_password", "open_database"]
 
-DEFAULT_URL = "sqlite:///nas.db"
 BUSY_TIMEOUT_S = 10.0
 _WRITES, _MIGRATES = "nas_writes", "nas_migrates"
 
@@ -93,7 +93,7 @@ class Database:
         self.close()
 
 
-def open_database(url: str = DEFAULT_URL, *, create: bool = True) -> Database:
+def open_database(url: str = DEFAULT_STORAGE, *, create: bool = True) -> Database:
     """Open a database and bring its schema up to date.
 
     Args:
