@@ -137,6 +137,20 @@ def test_unknown_groups_layers_and_models_are_refused() -> None:
         optimised(broken)
 
 
+def test_a_sum_before_a_norm_is_not_fused_into_the_slow_operator() -> None:
+    space = search_spaces.get("lighthubert", "vowels")  # post-norm: nothing else reads the sums
+    arch = space.largest()
+    network = space.build(arch).eval()
+    model = export_onnx(network, space.example(arch, 2))
+    found = [node.op_type for node in optimised(model).graph.node]
+    assert "SkipLayerNormalization" not in found
+    assert found.count("Sum") == 1 + 2 * int(arch["depth"])  # positions, and two sums a layer
+    x = torch.randn(2, *space.input_shape, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = network(x).numpy()
+    np.testing.assert_allclose(logits(model, x, 2), expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("scheme", ["int8", "int8_wo", "int4_wo", "fp8", "mixed"])
 def test_policies_of_cuda_graphs_are_in_the_graph_too(scheme: str) -> None:
     names = ["bf16", "int8", "fp8", "int8_wo", "int4_wo"] if scheme == "mixed" else [scheme]
