@@ -55,19 +55,41 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
     The running buffers are shared by all subnets, so they are right for none of them. A subnet is
     evaluated on statistics that `Supernet.calibrate` collects for it; these live beside the
     buffers, never in them, and go when another subnet is activated.
+
+    Args:
+        width: of the largest.
+        eps: added to variances.
+        momentum: of the shared statistics.
+        sets: of weights and biases, of which a subnet uses one, such as that of its resolution
+            (RS-Net, arXiv:2007.09558); they stand one after another, (sets * width,).
     """
 
-    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1, sets: int = 1) -> None:
         nn.BatchNorm2d.__init__(self, width, eps=eps, momentum=momentum)
-        self.active_width = width
+        if sets > 1:
+            self.weight = nn.Parameter(self.weight.detach().repeat(sets))
+            self.bias = nn.Parameter(self.bias.detach().repeat(sets))
+        self.active_width, self.active_set = width, 0
         self.collecting = False
         self._sums: tuple[Tensor, Tensor, int] | None = None
         self._own: tuple[Tensor, Tensor] | None = None
 
-    def activate(self, width: int) -> None:
-        """Normalise this many channels, by the shared statistics until calibrated."""
+    def activate(self, width: int, which: int = 0) -> None:
+        """Normalise this many channels, by the shared statistics until calibrated.
+
+        Args:
+            width: channels.
+            which: of the sets of weights and biases.
+        """
         self.active_width = within(width, self.num_features, "channels")
+        self.active_set = within(which + 1, len(self.weight) // self.num_features, "set") - 1
         self._own = None
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        """Active weight and bias, (active width,) each."""
+        start = self.active_set * self.num_features
+        end = start + self.active_width
+        return self.weight[start:end], self.bias[start:end]
 
     def collect(self) -> None:
         """Begin to collect: normalise by each batch, and remember its statistics."""
@@ -94,9 +116,10 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
         """The active slices, and the subnet's own statistics where it has any."""
         mean, variance = self.statistics
         assert self.num_batches_tracked is not None
+        weight, bias = self._affine()
         return {
-            "weight": self.weight[: self.active_width],
-            "bias": self.bias[: self.active_width],
+            "weight": weight,
+            "bias": bias,
             "running_mean": mean,
             "running_var": variance,
             "num_batches_tracked": self.num_batches_tracked,
@@ -104,7 +127,7 @@ class ElasticBatchNorm2d(Elastic, nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, active width, height, width) -> the same."""
-        weight, bias = self.weight[: self.active_width], self.bias[: self.active_width]
+        weight, bias = self._affine()
         if self.collecting:
             mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
             n = len(x)

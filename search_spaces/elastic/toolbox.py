@@ -19,10 +19,12 @@ class Toolbox:
 
     Args:
         elastic: whether the network is a supernet's.
+        norm_sets: sets of weights and biases of each elastic batch norm.
     """
 
-    def __init__(self, elastic: bool) -> None:
+    def __init__(self, elastic: bool, norm_sets: int = 1) -> None:
         self.elastic = elastic
+        self.norm_sets = norm_sets
 
     def linear(
         self,
@@ -72,9 +74,9 @@ class Toolbox:
 
     def batch_norm2d(self, width: int, eps: float = 1e-5, momentum: float = 0.1) -> nn.BatchNorm2d:
         """A batch norm."""
-        return (ElasticBatchNorm2d if self.elastic else nn.BatchNorm2d)(
-            width, eps=eps, momentum=momentum
-        )
+        if self.elastic:
+            return ElasticBatchNorm2d(width, eps, momentum, self.norm_sets)
+        return nn.BatchNorm2d(width, eps, momentum)
 
     def attention(self, embed: int, heads: int, head_width: int) -> Attention:
         """Self-attention of fixed head width."""

@@ -58,7 +58,8 @@ class MobileSizes:
     """A preset: the values of each choice, and what is fixed.
 
     `last` is the width of the convolution before pooling, `mix` that of the layer after it (0 if
-    there is none). `image` is the side of the data's images.
+    there is none). `image` is the side of the data's images. With `own_norms` the supernet's batch
+    norms have weights and biases for each resolution; published supernets share them.
     """
 
     stem: int
@@ -75,6 +76,12 @@ class MobileSizes:
     image: int
     in_channels: int
     n_classes: int
+    own_norms: bool = False
+
+    @property
+    def norm_sets(self) -> int:
+        """Sets of weights and biases of a batch norm."""
+        return len(self.resolutions) if self.own_norms else 1
 
     def in_width(self, stage: int, index: int) -> int:
         """Input channels of a block."""
@@ -177,8 +184,8 @@ class MobileNetwork(nn.Module):
 
     def __init__(self, sizes: MobileSizes, arch: Architecture, elastic: bool = False) -> None:
         super().__init__()
-        tools = Toolbox(elastic)
         s = sizes
+        tools = Toolbox(elastic, s.norm_sets)
         self.stem = ConvNorm(tools, s.in_channels, s.stem, 3, 2, s.stem_activation, s.eps)
         self.first = MBConv(
             tools, s.stem, None, s.first, 3, (3,), 1, s.first_activation, False, s.eps
@@ -291,7 +298,12 @@ class MobileSpace(OfaSpace):
                 found |= ConvNorm.slices(f"{name}.project", hidden, stage.width)
                 if stage.se:
                     found |= SqueezeExcite.slices(f"{name}.se", hidden)
-        return found | ConvNorm.slices("head.expand", s.stages[-1].width, s.last)
+        found |= ConvNorm.slices("head.expand", s.stages[-1].width, s.last)
+        if s.own_norms:
+            which = s.resolutions.index(int(arch["resolution"]))
+            norms = [name for name in found if name.endswith(".norm")]
+            found |= {name: (*found[name], which) for name in norms}
+        return found
 
     def ops(self, kind: str, batch: int, *values: Value) -> list[LayerOp]:
         s, resolution = self.sizes, int(values[0])

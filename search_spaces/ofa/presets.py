@@ -85,6 +85,7 @@ DIGITS = MobileSizes(
     image=8,
     in_channels=1,
     n_classes=10,
+    own_norms=True,
 )
 
 RESNET50D = ResNetSizes(

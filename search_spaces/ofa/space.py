@@ -141,8 +141,9 @@ def reorder_outputs(layer: ConvNorm | nn.Linear, order: Tensor) -> None:
         tensors = (layer.weight, layer.bias)
     with torch.no_grad():
         for tensor in tensors:
-            if tensor is not None:
-                tensor.copy_(tensor[order])
+            if tensor is not None:  # of each set, where a norm has several
+                sets = tensor.unflatten(0, (-1, len(order)))
+                tensor.copy_(sets[:, order].flatten(0, 1))
 
 
 def reorder_inputs(layer: nn.Conv2d | nn.Linear, order: Tensor) -> None:

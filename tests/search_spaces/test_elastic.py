@@ -254,12 +254,18 @@ def test_layer_norms_see_the_active_features_alone(width: int, eps: float) -> No
 
 
 @quick
-@given(width=st.integers(1, 6), training=st.booleans(), eps=st.sampled_from([1e-5, 1e-3]))
+@given(
+    width=st.integers(1, 6), training=st.booleans(), eps=st.sampled_from([1e-5, 1e-3]),
+    sets=st.integers(1, 3), data=st.data(),
+)  # fmt: skip
 def test_batch_norms_are_the_plain_ones_of_their_slice(
-    width: int, training: bool, eps: float
+    width: int, training: bool, eps: float, sets: int, data: st.DataObject
 ) -> None:
-    norm = randomised(ElasticBatchNorm2d(6, eps, 0.3)).train(training)
-    norm.activate(width)
+    norm = randomised(ElasticBatchNorm2d(6, eps, 0.3, sets)).train(training)
+    which = data.draw(st.integers(0, sets - 1))
+    norm.activate(width, which)
+    assert norm.active_state()["weight"].equal(norm.weight.view(sets, 6)[which, :width])
+    assert norm.active_state()["bias"].equal(norm.bias.view(sets, 6)[which, :width])
     plain = loaded(nn.BatchNorm2d(width, eps, 0.3), norm)
     before = {name: tensor.clone() for name, tensor in norm.named_buffers()}
     x = noise(4, width, 3, 3) * 2 + 1
