@@ -155,10 +155,10 @@ def read_table(
 def _column(rows: list[dict[str, str]], name: str) -> list[str]:
     if name not in rows[0]:
         raise UsageError(f"the table has no column {name!r}.", f"It has {', '.join(rows[0])}.")
-    column = [row[name] for row in rows]
-    if None in column:  # of a row that is cut short
-        raise UsageError(f"row {column.index(None) + 1} of the table has no {name}.")
-    return column
+    for number, row in enumerate(rows, 1):
+        if row[name] is None:  # the row is cut short
+            raise UsageError(f"row {number} of the table has no {name}.")
+    return [row[name] for row in rows]
 
 
 def _numbers(rows: list[dict[str, str]], name: str) -> Floats:
