@@ -16,7 +16,7 @@ from nas.errors import CheckpointError
 from nas.training.checkpoint import check_tensors
 from nas.training.permutation import orders_after
 from nas.training.recipe import Recipe
-from search_spaces.elastic import ElasticStack, Supernet
+from search_spaces.elastic import Supernet, set_drop_path
 
 
 class Learner:
@@ -32,9 +32,7 @@ class Learner:
         self.network = network
         self.helpers = nn.ModuleDict(helpers)
         self.recipe = recipe
-        for module in network.modules():
-            if isinstance(module, ElasticStack):
-                module.drop_path = recipe.drop_path
+        set_drop_path(network, recipe.drop_path)
         named = [*network.named_parameters(), *self.helpers.named_parameters("helpers")]
         self.parameters = {name: p for name, p in named if p.requires_grad}
         self.decayed = [
