@@ -224,9 +224,22 @@ class _Job:
             processes(self.device) as self.world,
             open_log(log if self.world.first else None) as self.log,
         ):
+            self._check_parts(self.world.size)
             if checkpoint is not None and checkpoint.exists():
                 self._resume(checkpoint)
             return self._epochs()
+
+    def _check_parts(self, n_processes: int) -> None:
+        """Refuse a batch of which some part would be too small, or some process have none."""
+        recipe, batch = self.recipe, min(self.recipe.batch_size, self.per_epoch)
+        parts = n_processes * recipe.accumulate
+        if batch // parts < recipe.least_part:
+            raise UsageError(
+                f"a batch of {batch} in {parts} parts has fewer than {recipe.least_part} examples "
+                f"in some, in {n_processes} process{'es' if n_processes > 1 else ''}.",
+                f"Set batch_size of {recipe.name} to {parts * recipe.least_part} at least, "
+                "or take fewer parts.",
+            )
 
     world: World
     log: Log
@@ -329,8 +342,6 @@ class _Job:
         helpers = dict(self.learner.helpers.items())
         for first in range(self.recipe.accumulate):
             part = own[first :: self.recipe.accumulate]
-            if len(part) == 0:
-                continue
             inputs, labels = self.data.train.batch(part)
             inputs, labels = inputs.to(self.device), labels.to(self.device)
             if self.data.augmentation != "none":

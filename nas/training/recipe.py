@@ -162,6 +162,11 @@ class Recipe(ABC):
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {"name": self.name, **plain}
 
+    @property
+    def least_part(self) -> int:
+        """Examples that a part of a batch must have, of which each process runs `accumulate`."""
+        return 1
+
     def stages(self, space: SearchSpace | None = None) -> tuple[Stage, ...]:
         """In the order in which they follow each other.
 
