@@ -35,7 +35,10 @@ CASES = [  # recipe, space, data, fields
     ("progressive-shrinking", "ofa", "digits", {}),
     ("multi-architecture", "vit-resnas", "digits", {"opening": 0.5}),
     ("two-stage-distillation", "lighthubert", "vowels", {}),
-    ("two-stage-distillation", "vit", "digits", {}),  # which hides nothing of its input
+    # which hides nothing of its input; the second stage begins where an epoch does
+    ("two-stage-distillation", "vit", "digits", {"first": 0.5}),
+    ("sandwich", "ofa", "digits", {"random_subnets": 1, "accumulate": 2, "ema": 0.9}),
+    ("matformer", "vit", "digits", {"drop_path": 0.3, "optimizer": "sgd"}),
 ]
 IDS = [f"{recipe}-{space}" for recipe, space, _, _ in CASES]
 
