@@ -96,6 +96,8 @@ def _fit(image: Any, input_shape: tuple[int, ...]) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     channels, height, width = input_shape
+    if image.mode.startswith("I"):  # of 16 bits; to convert it would cut off all above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     plain = image.convert("L" if channels == 1 else "RGB")
     fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
     pixels = np.asarray(fitted, np.uint8)
