@@ -66,8 +66,10 @@ def decode(where: object, content: bytes, input_shape: tuple[int, ...]) -> NDArr
         with image_module.open(io.BytesIO(content)) as image:
             return _fit(image, input_shape)
     except (UnidentifiedImageError, OSError, image_module.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)  # which names a buffer in memory
+        said = "no format that Pillow knows" if unknown else error
         raise UsageError(
-            f"{where} cannot be read as an image ({error}).", "Remove or replace it."
+            f"{where} cannot be read as an image ({said}).", "Remove or replace it."
         ) from None
 
 
