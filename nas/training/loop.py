@@ -232,13 +232,16 @@ class _Job:
     def _check_parts(self, n_processes: int) -> None:
         """Refuse a batch of which some part would be too small, or some process have none."""
         recipe, batch = self.recipe, min(self.recipe.batch_size, self.per_epoch)
-        parts = n_processes * recipe.accumulate
-        if batch // parts < recipe.least_part:
+        parts, least = n_processes * recipe.accumulate, recipe.least_part
+        why = ""
+        if self.learner.network.calibrates:  # the last images may be of one pixel
+            least, why = 2 * least, "; batch norms need two for each subnet that shares a part"
+        if batch // parts < least:
             raise UsageError(
-                f"a batch of {batch} in {parts} parts has fewer than {recipe.least_part} examples "
-                f"in some, in {n_processes} process{'es' if n_processes > 1 else ''}.",
-                f"Set batch_size of {recipe.name} to {parts * recipe.least_part} at least, "
-                "or take fewer parts.",
+                f"a batch of {batch} leaves fewer than {least} examples to some part of "
+                f"{parts}{why}.",
+                f"Set batch_size of {recipe.name} to {parts * least} at least, or take fewer "
+                "parts or processes.",
             )
 
     world: World

@@ -189,14 +189,21 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(name: str, kw: dict[
 
 
 @pytest.mark.parametrize(
-    ("name", "kw", "least"),
-    [("multi-architecture", {"accumulate": 5}, 20), ("sandwich", {"batch_size": 300}, None)],
+    ("space", "name", "kw", "least"),
+    [
+        ("vit", "multi-architecture", {"accumulate": 5}, 20),
+        ("vit", "sandwich", {"batch_size": 300, "accumulate": 70}, 70),  # of 64 examples in all
+        ("ofa", "sandwich", {"batch_size": 1}, 2),
+        ("ofa", "multi-architecture", {"batch_size": 4}, 8),
+    ],
 )
-def test_parts_that_are_too_small_are_refused(name: str, kw: dict[str, Any], least: int) -> None:
-    recipe = get_recipe(name, **{**SIZES, "accumulate": 70, "examples_per_epoch": 64, **kw})
+def test_parts_that_are_too_small_are_refused(
+    space: str, name: str, kw: dict[str, Any], least: int
+) -> None:
+    recipe = get_recipe(name, **{**SIZES, **kw})
     with pytest.raises(UsageError, match="fewer than") as refused:
-        fit(search_spaces.get("vit"), _data("digits"), recipe, seed=3)
-    assert f"{least or 70} at least" in refused.value.hint
+        fit(search_spaces.get(space), _data("digits"), recipe, seed=3)
+    assert f"{least} at least" in refused.value.hint
 
 
 # --- progressive shrinking ------------------------------------------------------------------------
