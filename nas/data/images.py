@@ -65,7 +65,12 @@ def decode(where: object, content: bytes, input_shape: tuple[int, ...]) -> NDArr
     try:
         with image_module.open(io.BytesIO(content)) as image:
             return _fit(image, input_shape)
-    except (UnidentifiedImageError, OSError, image_module.DecompressionBombError) as error:
+    except UnidentifiedImageError:  # its own text names a buffer of ours, not the file
+        raise UsageError(
+            f"{where} cannot be read as an image (of no kind that Pillow knows).",
+            "Remove or replace it.",
+        ) from None
+    except (OSError, image_module.DecompressionBombError) as error:
         raise UsageError(
             f"{where} cannot be read as an image ({error}).", "Remove or replace it."
         ) from None
