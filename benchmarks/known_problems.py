@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,11 @@ def read_table(
     Raises:
         UsageError: if a column, an objective or a reference is missing or makes no sense.
     """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read ({error}).", "Give a CSV file in UTF-8.") from None
     if not rows:
         raise UsageError("the table is empty.")
     codes = _column(rows, arch)
@@ -112,6 +116,8 @@ def read_table(
     directions = dict(text.split(":") for text in objectives)
     if set(directions.values()) - {"max", "min"}:
         raise UsageError("an objective is NAME:max or NAME:min.")
+    if len(directions) != len(objectives):
+        raise UsageError("an objective stands twice.", "Give each once.")
     values = {name: _numbers(rows, name) for name in directions}
     stated = dict(text.split("=", 1) for text in references)
     if set(stated) != set(directions) or set(known) - set(directions):
@@ -131,10 +137,17 @@ def read_table(
         listed=genomes if len(genomes) < choices.cardinality() else None,
     )
     costly = [name for name in directions if name not in known]
+    whole = np.stack(list(values.values()), axis=1)
+    worst = np.array(list((problem.reference or {}).values()))
+    if not (whole * problem.signs < worst * problem.signs).all(axis=1).any():
+        raise UsageError(
+            "no network of the table is better than the reference in every objective.",
+            "State the worst value that counts, such as 1.05*max of what is minimised.",
+        )
     return Known(
         problem,
         answer=lambda g: {name: values[name][lookup(g)] for name in costly},
-        best=lambda: np.stack(list(values.values()), axis=1),
+        best=lambda: whole,
         exact=True,
     )
 
@@ -142,6 +155,9 @@ def read_table(
 def _column(rows: list[dict[str, str]], name: str) -> list[str]:
     if name not in rows[0]:
         raise UsageError(f"the table has no column {name!r}.", f"It has {', '.join(rows[0])}.")
+    for number, row in enumerate(rows, 1):
+        if row[name] is None:  # the row is cut short
+            raise UsageError(f"row {number} of the table has no {name}.")
     return [row[name] for row in rows]
 
 
@@ -167,6 +183,8 @@ def _reference(text: str, values: Floats) -> float:
         if star and extreme not in ("max", "min"):
             raise ValueError
         scale = 1.0 if not star else float(values.max() if extreme == "max" else values.min())
+        if not math.isfinite(float(factor)):
+            raise ValueError
         return float(factor) * scale
     except ValueError:
         raise UsageError(f"{text!r} is no reference.", "Write a number, or 1.05*max.") from None

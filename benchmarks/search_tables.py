@@ -172,16 +172,15 @@ def reached(known: Known, whole: float, points: list[Floats], goal: float) -> li
     return [int(n) if math.isfinite(n) else None for n in after]
 
 
-def main() -> int:
-    """Run as a script."""
-    given = arguments().parse_args()
-    try:
-        samplers = plan(given)
-        goal_from = None if given.goal is None else goal_of(given.goal, samplers)
-        known = read_problem(given)
-    except (NasError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def run(given: argparse.Namespace) -> dict[str, dict[str, object]]:
+    """What is printed: sampler -> evaluations -> share, and `reached` where there is a goal.
+
+    Raises:
+        UsageError: if the arguments make no sense, or a sampler does not apply to the problem.
+    """
+    samplers = plan(given)
+    goal_from = None if given.goal is None else goal_of(given.goal, samplers)
+    known = read_problem(given)
     points = run_all(known, samplers, given.seeds)
     best = [known.best()]
     if not known.exact:
@@ -206,6 +205,16 @@ def main() -> int:
         drawn = {sampler: drawn_at(evaluations[-1]) for sampler, evaluations in samplers.items()}
         curves = {s: (at, shares(known, whole, points[s], at)) for s, at in drawn.items()}
         draw(given.picture, curves, title(given), goal)
+    return result
+
+
+def main() -> int:
+    """Run as a script."""
+    try:
+        result = run(arguments().parse_args())
+    except (NasError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     print(json.dumps(result))
     return 0
 

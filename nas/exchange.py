@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import warnings
@@ -94,7 +95,7 @@ def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_
         raise NotFoundError(f"there is no file {path}.", "Check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read ({error}).", "Give a CSV file in UTF-8.") from None
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     columns = set(rows.fieldnames or ())
     hint = f"Give {metric}, and architecture and policy as `nas pareto --csv` prints them, or a "
     hint += "column for each choice."
@@ -102,7 +103,7 @@ def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_
         raise UsageError(f"{path} has no column {metric}.", hint)
     if "architecture" not in columns and not columns & set(candidates.choices.names):
         raise UsageError(f"{path} does not say which networks it is of.", hint)
-    for row in rows:
+    for row in _readable(rows, path, hint):
         where = f"{path.name} line {rows.line_num}"
         try:
             if not row[metric] or row.get("state") in ("partial", "failed"):
@@ -110,7 +111,9 @@ def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_
             values = _values_of(row, candidates)
             quality = float(row[metric])
             noise = float(row.get(f"{metric}_noise") or math.nan)
-        except (ValueError, TypeError, AttributeError) as error:
+            if noise < 0:
+                raise ValueError(f"{metric}_noise is {noise:g}")
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(f"{where} cannot be read: {error}.", hint) from None
         if not 0 <= quality < (1.0 + 1e-9 if METRICS[metric] is ACCURACY else math.inf):
             raise UsageError(
@@ -118,6 +121,17 @@ def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_
                 "Give a share from 0 to 1 of accuracy, and leave failed evaluations out.",
             )
         yield _Known(values, quality, noise if math.isfinite(noise) else None, where)
+
+
+def _readable(
+    rows: csv.DictReader[str], path: Path, hint: str
+) -> Iterator[dict[str | Any, str | Any]]:
+    """The rows, as long as the file is CSV."""
+    try:
+        yield from rows
+    except csv.Error as error:
+        where = f"{path.name} line {rows.line_num}"
+        raise UsageError(f"{where} cannot be read: {error}.", hint) from None
 
 
 def _values_of(row: Mapping[str, str], candidates: CandidateSpace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hw_profiles.profile import DeviceProfile
 from nas import __version__
-from nas.archive import arithmetic_line
+from nas.archive import arithmetic_line, command
 from nas.budget import parse_budgets
 from nas.data.dataset import Dataset
 from nas.data.metric import METRICS
@@ -46,24 +46,26 @@ def continued_study(
         with open_database(url, create=False) as database:
             studies = Studies(database)
             known = studies.find_study(name)
-            _refuse_other(studies, known, request, space)
+            _refuse_other(studies, known, request, space, url)
             return known, profiles_of(studies, known)
     except NotFoundError:
         return None, {}
 
 
 def _refuse_other(
-    studies: Studies, known: StudyRecord, request: SearchRequest, space: SearchSpace
+    studies: Studies, known: StudyRecord, request: SearchRequest, space: SearchSpace, url: str
 ) -> None:
     """Refuse another request than the study's, or fewer trials than it has."""
     asked = known.request["asked"]
     recipe = asked.get("recipe") or recipe_text(recipe_for(space, None))  # once, None was kept
-    refuse_mismatch(known.name, {**asked, "recipe": recipe}, request.to_json())
+    go_on = command(["resume", known.name], url)
+    refuse_mismatch(known.name, {**asked, "recipe": recipe}, request.to_json(), go_on)
     done = sum(studies.counts(known.id).values())
     if request.trials < done:
         raise UsageError(
             f"study {known.name!r} has {done} trials already, more than --trials {request.trials}.",
-            f"Ask for {done} or more, or see the front with `nas pareto {known.name}`.",
+            f"Ask for {done} or more, or see the front with "
+            f"`{command(['pareto', known.name], url)}`.",
         )
 
 

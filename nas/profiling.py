@@ -104,8 +104,9 @@ def profile_device(
     Raises:
         UsageError: if an argument is out of range.
         NotFoundError: if a space is unknown.
-        MeasureError: if there is no such device, or a measuring process fails.
-        ProfileError: if the time was too short, or `out` cannot be written.
+        MeasureError: if there is no such device, a measuring process fails, or the time was too
+            short to measure anything.
+        ProfileError: if `out` cannot be written.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size cannot be {batch_size}.", "Give 1 or more.")
@@ -124,6 +125,8 @@ def profile_device(
             spent = (time.monotonic() - begin) / time_limit_s
             if spent > EXPORT_SHARE and i >= FEWEST_ARCHITECTURES:
                 break
+            if spent > MEASURE_SHARE:
+                raise _too_short(time_limit_s)
             progress(f"networks: {len(networks.jobs)}", spent)
             networks.add(space, archs[i], i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1, rng)
         op_jobs = [op_job(op, harness) for op in ops]
@@ -131,6 +134,8 @@ def profile_device(
             energy_s = ENERGY_SHARE * time_limit_s if meter.available else 0.0
             power = PowerSource(method=meter.method, why_not=meter.why_not)
         left = MEASURE_SHARE * time_limit_s - (time.monotonic() - begin) - energy_s
+        if left <= 0:
+            raise _too_short(time_limit_s)
         spent = (time.monotonic() - begin) / time_limit_s
         readings = measure(
             [idle_job(harness), *networks.jobs, *op_jobs],
@@ -177,6 +182,15 @@ def profile_device(
     if out is not None:
         profile.save(out)
     return profile
+
+
+def _too_short(time_limit_s: float) -> MeasureError:
+    """The error of a machine that is too slow, or too busy, for the time allowed."""
+    return MeasureError(
+        f"{time_limit_s:.0f} s were too short to measure anything on this machine.",
+        f"Wait until it is less busy, or allow more: `nas profile --time "
+        f"{np.ceil(5 * time_limit_s / 60):.0f}m`.",
+    )
 
 
 def precisions_of(harness: Harness) -> list[str]:
@@ -269,9 +283,7 @@ def _assemble(
 ) -> DeviceProfile:
     n = len(networks.jobs)
     if not readings.jobs[0]:
-        raise MeasureError(
-            "the time was too short to measure anything.", "Allow more with `nas profile --time`."
-        )
+        raise _too_short(time_limit_s)
     precisions = list(networks.precisions)
     idle_s = statistics.median(r.seconds for r in readings.jobs[0])
     reached = [n + i for i, found in enumerate(readings.jobs[1 + n :]) if found]

@@ -195,8 +195,16 @@ class RunOptions:
     measure_on: str | None = None
 
 
-def refuse_mismatch(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_mismatch(
+    name: str, before: Mapping[str, Any], now: Mapping[str, Any], go_on: str
+) -> None:
     """Refuse to open a study for another request; the number of trials may differ.
+
+    Args:
+        name: of the study.
+        before: the request that it was opened with, as plain data.
+        now: the one at hand.
+        go_on: the command that runs the study as it was.
 
     Raises:
         StudyMismatchError: listing what differs.
@@ -209,7 +217,7 @@ def refuse_mismatch(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
     if differs:
         raise StudyMismatchError(
             f"study {name!r} was opened for another search: {'; '.join(differs)}.",
-            f"Run it as it was with `nas resume {name}`, or name another with --study.",
+            f"Run it as it was with `{go_on}`, or name another with --study.",
         )
 
 

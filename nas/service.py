@@ -6,6 +6,7 @@ supernet, study, loop, front, export and verification.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile
-from nas.archive import draw, open_study, read_study, resume_command
+from nas.archive import command, draw, open_study, read_study, resume_command
 from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
 from nas.data.first_look import FirstLook
@@ -36,7 +37,7 @@ from nas.request import RunOptions, SearchRequest
 from nas.setting import Setting
 from nas.storage.database import open_database
 from nas.storage.records import StudyRecord
-from nas.storage.studies import Studies
+from nas.storage.studies import Studies, require_name
 from nas.study import Study, front_columns
 from nas.targets import can_verify, local_profile
 from nas.training.obtain import own_supernet
@@ -46,6 +47,9 @@ from nas.trials import run_trials
 if TYPE_CHECKING:
     from nas.executors.ray_measure import RayMeasurer
 
+
+FOLDER_BYTES = 255
+"""Of a folder's name, on every file system in use."""
 
 # --- search -------------------------------------------------------------------------------------
 
@@ -72,9 +76,8 @@ def search(
     request = replace(request, recipe=recipe_text(recipe))
     if request.first_look is not None:
         FirstLook.of(data.validation, request.first_look, request.batch_size)
-    name = options.study or request.study_name()
-    if name.startswith(".") or set(name) & set("/\\"):
-        raise UsageError(f"{name!r} cannot name a study and its folder.", "Leave out / and \\.")
+    name = request.study_name() if options.study is None else options.study
+    _require_folder_name(name)
     require_writable(options.out / name / "front.png", "--out")
     # Nothing is created before the request is known to be sound.
     known, profiles = continued_study(name, request, space, options.storage)
@@ -104,13 +107,25 @@ def search(
             size = request.batch_size
             equipment = equip(setting.candidates, judged, setting.profile, supernet, size)
             run_trials(studies, known, request, setting, equipment, options, listener)
-            _require_one(studies, known)
+            _require_one(studies, known, options.storage)
             out = options.out if options.export else None
             timed = [label for label, profile in profiles.items() if can_verify(profile)]
             finish_front(studies, known, equipment, profiles, out, listener, timed)
             found = read_study(studies, known)
         draw(found, options.out)
         return found
+
+
+def _require_folder_name(name: str) -> None:
+    """Refuse what cannot name a study, its folder, and it in the commands that are printed."""
+    require_name(name)
+    if name.startswith((".", "-")) or set(name) & set("/\\"):
+        raise UsageError(
+            f"{name!r} cannot name a study and its folder.",
+            "Leave out / and \\, and begin with neither a dot nor a dash.",
+        )
+    if len(os.fsencode(name)) > FOLDER_BYTES:
+        raise UsageError(f"{name[:40]!r} is too long for the name of a folder.", "Shorten it.")
 
 
 def resume(
@@ -127,14 +142,14 @@ def resume(
     return search(replace(request, trials=max(wanted, 1)), options, listener)
 
 
-def _require_one(studies: Studies, study: StudyRecord) -> None:
+def _require_one(studies: Studies, study: StudyRecord, storage: str) -> None:
     """Refuse a study all of whose evaluations failed: there is nothing to show of it."""
     counts = studies.counts(study.id)
     if counts.get("failed") and not counts.get("complete"):
         last = studies.trials(study.id, state="failed")[-1]
         raise ExecutorError(
             f"all {counts['failed']} evaluations failed, the last one with: {last.reason}",
-            f"See `nas studies show {study.name} --failed`.",
+            f"See `{command(['studies', 'show', study.name, '--failed'], storage)}`.",
         )
 
 

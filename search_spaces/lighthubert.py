@@ -329,6 +329,7 @@ class LightHubertSpace(SearchSpace):
     """Embedding width and depth of the network; heads and feed-forward ratio per layer."""
 
     references = ("hf", "lighthubert")
+    ordered = frozenset({"lighthubert"})
 
     def __init__(self, preset: str, sizes: Sizes) -> None:
         choices = [Choice("embed", sizes.embed), Choice("depth", sizes.depth)]
@@ -465,7 +466,6 @@ class LightHubertSpace(SearchSpace):
 
         Importance is the sum of absolute weights into and out of a head or unit, biases included.
         The embedding's features stay: the groups of the position convolution hold them in place.
-        Published supernet weights are in the order that they learned: do not sort them.
         """
         if trained:  # heads and units have no sets that are kept apart
             return ()

@@ -83,9 +83,12 @@ class SearchSpace(ABC):
 
     Attributes:
         references: kinds of foreign weights that `from_reference` reads, such as `timm`.
+        ordered: those of them that are a trained supernet's, in the order that its subnets
+            learned; to `sort` them would spoil every subnet but the largest.
     """
 
     references: tuple[str, ...] = ()
+    ordered: frozenset[str] = frozenset()
 
     def __init__(
         self,

@@ -91,6 +91,12 @@ def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
         ((*SEARCH, "--storage", "sqlite:////proc/none/nas.db"), 1, "cannot be opened"),
         ((*SEARCH, "--out", "/proc/none"), 1, "cannot be written"),
         ((*SEARCH, "--study", "../up"), 2, "cannot name a study"),
+        ((*SEARCH, "--study", ""), 2, "cannot name a study"),
+        ((*SEARCH, "--study", " "), 2, "cannot name a study"),
+        ((*SEARCH, "--study", "a\nb"), 2, "cannot name a study"),
+        ((*SEARCH, "--study", "n" * 201), 2, "1 to 200"),
+        ((*SEARCH, "--study", "\N{SNOWMAN}" * 100), 2, "Shorten it"),
+        ((*SEARCH, "--study=-x"), 2, "neither a dot nor a dash"),
         (("search", "--target", "a100", "--budget", "5"), 2, "unit"),
         (("search", "--target", "a100", "--budget", "5parsecs"), 2, "unit"),
         (("search", "--target", "a100", "--budget", "-1ms"), 2, "more than zero"),
@@ -188,12 +194,14 @@ def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
     lines = run("studies", "show", study, "3")[1]
     assert "chosen    of the first design" in lines
     assert json.loads(run("studies", "show", study, "3", "--json")[1])["number"] == 3
-    code, _, err = run("studies", "show", study, "77")
-    assert (code, "no trial 77" in err) == (4, True)
+    for absent in ("77", "1" * 20):
+        code, _, err = run("studies", "show", study, absent)
+        assert (code, f"no trial {absent}" in err) == (4, True)
     assert "9 of 9 trials" in run("studies", "watch", study)[1]
 
     for words, says in [
         (("--trials", "5"), "9 trials already"),
+        (("--trials", "5"), f"`nas pareto {study}`"),
         (("--trials", "12", "--seed", "1"), "seed was 0, now 1"),
         (("--trials", "12", "--schemes", "bf16"), "schemes was"),
         (("--trials", "12", "--target", "t4", "--study", study), "was a100, now a100, t4"),

@@ -39,7 +39,7 @@ def load_folder(root: Path, input_shape: tuple[int, ...]) -> Dataset:
         raise UsageError(f"{root} has no {' and no '.join(missing)} folder.", LAYOUT)
     class_names = tuple(_classes(root / "train"))
     if len(class_names) < 2:
-        raise UsageError(f"{root / 'train'} has fewer than two class folders.", LAYOUT)
+        raise UsageError(f"{root / 'train'} has fewer than two folders of images.", LAYOUT)
     parts = {part: _files(root / part, class_names) for part in ("train", "val", "test")}
     if not parts["test"]:
         parts["val"], parts["test"] = _halves(parts["val"])
@@ -73,7 +73,15 @@ def load_folder(root: Path, input_shape: tuple[int, ...]) -> Dataset:
 
 
 def _classes(part: Path) -> list[str]:
-    return sorted(path.name for path in part.iterdir() if path.is_dir())
+    """The folders that hold images; one without any is no class, for none would be learned."""
+    return sorted(folder.name for folder in part.iterdir() if folder.is_dir() and _images(folder))
+
+
+def _images(folder: Path) -> list[Path]:
+    """A folder's images in the order of names; none of a hidden folder."""
+    if folder.name.startswith("."):
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def _files(part: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:
@@ -87,8 +95,7 @@ def _files(part: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:
         (path, label)
         for label, name in enumerate(class_names)
         if (part / name).is_dir()
-        for path in sorted((part / name).iterdir())
-        if path.suffix.lower() in SUFFIXES
+        for path in _images(part / name)
     ]
 
 

@@ -136,11 +136,12 @@ def _offline(library: Any) -> Iterator[None]:
 def _splits(library: Any, name: str) -> dict[str, Any]:
     """The splits that there are, by part."""
     path, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
-    saved = Path(path) / "dataset_dict.json"
     try:
         with _offline(library):
-            if saved.is_file():
+            if (Path(path) / "dataset_dict.json").is_file():  # saved to disk, all splits
                 loaded = library.load_from_disk(path)
+            elif (Path(path) / "state.json").is_file():  # or a single one
+                loaded = {"train": library.load_from_disk(path)}
             else:
                 loaded = library.load_dataset(path, configuration or None)
     except Exception as error:  # of many classes: its own, fsspec's, pyarrow's
@@ -214,13 +215,28 @@ def _decoded(
     )
 
     def read(at: int) -> None:
-        encoded = split[at][column]
         where = f"example {at} of hf:{name}"
-        content = encoded["bytes"] or Path(encoded["path"]).read_bytes()
+        content = _content(where, split[at][column] or {})
         stored[at] = decode(where, content, input_shape) if image else read_wav(where, content)
 
     in_workers(read, range(len(split)))
     return stored if image else resampled(stored, input_shape[0])
+
+
+def _content(where: str, encoded: Mapping[str, Any]) -> bytes:
+    """An encoded file, kept in the data set or beside it.
+
+    Raises:
+        UsageError: if it is kept nowhere.
+    """
+    content, path = encoded.get("bytes"), encoded.get("path")
+    try:
+        found: bytes | None = Path(path).read_bytes() if content is None and path else content
+    except OSError as error:
+        raise UsageError(f"{where} cannot be read ({error}).", "Restore or remove it.") from None
+    if not found:
+        raise UsageError(f"{where} is empty.", "Remove it: the data set's `filter` does that.")
+    return found
 
 
 def _complete(stored: dict[str, NDArray[Any]], labels: dict[str, NDArray[np.int64]]) -> None:

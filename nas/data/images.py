@@ -66,8 +66,10 @@ def decode(where: object, content: bytes, input_shape: tuple[int, ...]) -> NDArr
         with image_module.open(io.BytesIO(content)) as image:
             return _fit(image, input_shape)
     except (UnidentifiedImageError, OSError, image_module.DecompressionBombError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)  # which names a buffer in memory
+        said = "no format that Pillow knows" if unknown else error
         raise UsageError(
-            f"{where} cannot be read as an image ({error}).", "Remove or replace it."
+            f"{where} cannot be read as an image ({said}).", "Remove or replace it."
         ) from None
 
 
@@ -96,6 +98,8 @@ def _fit(image: Any, input_shape: tuple[int, ...]) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     channels, height, width = input_shape
+    if image.mode.startswith("I"):  # of 16 bits; to convert it would cut off all above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     plain = image.convert("L" if channels == 1 else "RGB")
     fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BICUBIC)
     pixels = np.asarray(fitted, np.uint8)

@@ -159,7 +159,7 @@ def _files(root: Path) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]
     listed = {
         line.strip(): part
         for part, name in LISTS.items()
-        for line in (root / name).read_text("utf-8", "replace").splitlines()
+        for line in (root / name).read_text("utf-8-sig", "replace").splitlines()
     }
     parts: dict[str, list[tuple[Path, int]]] = {"train": [], "validation": [], "test": []}
     class_names = tuple(word for word in words if any((root / word).glob("*.wav")))

@@ -90,7 +90,7 @@ def is_text(path: Path) -> bool:
     """Whether a path is a `.txt` file or a folder that holds one, at any depth."""
     if path.is_file():
         return path.suffix.lower() == ".txt"
-    return any(path.rglob("*.txt"))
+    return any(map(Path.is_file, path.rglob("*.txt")))
 
 
 def load_text(path: Path, input_shape: tuple[int, ...] | None = None) -> Dataset:
@@ -107,7 +107,7 @@ def load_text(path: Path, input_shape: tuple[int, ...] | None = None) -> Dataset
     Raises:
         UsageError: if there is no text or too little of it, or a file cannot be read.
     """
-    files = [path] if path.is_file() else sorted(path.rglob("*.txt"))
+    files = [path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*.txt")))
     root = path.parent if path.is_file() else path
     try:
         contents = {each.relative_to(root).as_posix(): each.read_bytes() for each in files}

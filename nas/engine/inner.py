@@ -14,15 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.mutation import Mutation
+from pymoo.core.population import Population
 from pymoo.core.problem import Problem as PymooProblem
 from pymoo.core.repair import Repair
 from pymoo.operators.crossover.ux import UX
+from pymoo.operators.selection.tournament import TournamentSelection
 
 from search_spaces.choices import ChoiceSet, Genomes
 
 Floats = NDArray[np.float64]
 Score = Callable[[Genomes], tuple[Floats, Floats]]
 """Genomes (n, genes) -> objectives to minimise (n, k), violation (n,)."""
+
+Pairs = NDArray[np.int64]
+Comparison = Callable[..., Pairs]
+"""A population and pairs of it (n, 2) -> winners (n, 1), as pymoo's tournaments take it."""
 
 POPULATION = 100
 GENERATIONS = 25
@@ -89,6 +95,26 @@ def genome_operators(choices: ChoiceSet, start: Genomes) -> dict[str, Any]:
         "repair": Canonical(choices),
         "eliminate_duplicates": True,
     }
+
+
+def lots_by_seed(comparison: Comparison) -> TournamentSelection:
+    """Tournaments of two in which every lot is drawn by the algorithm's own generator.
+
+    Between two that violate alike, pymoo 0.6.2 draws it by an unseeded one in NSGA-III and
+    U-NSGA-III.
+    """
+
+    def compared(
+        pop: Population, P: Pairs, random_state: np.random.Generator, **more: Any
+    ) -> Pairs:
+        winners = comparison(pop, P, random_state=random_state, **more)
+        excess = pop.get("CV")[P, 0]
+        alike = np.flatnonzero((excess[:, 0] > 0) & (excess[:, 0] == excess[:, 1]))
+        if len(alike):
+            winners[alike, 0] = P[alike, random_state.integers(2, size=len(alike))]
+        return winners
+
+    return TournamentSelection(func_comp=compared)
 
 
 def nsga2(choices: ChoiceSet, population: int, start: Genomes) -> NSGA2:

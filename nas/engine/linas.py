@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymoo.algorithms.base.genetic import GeneticAlgorithm
 from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.algorithms.moo.unsga3 import UNSGA3
+from pymoo.algorithms.moo.unsga3 import UNSGA3, comp_by_rank_and_ref_line_dist
 from pymoo.operators.crossover.sbx import SBX
 from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
@@ -34,7 +34,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.svm import SVR
 
-from nas.engine.inner import genome_problem
+from nas.engine.inner import genome_problem, lots_by_seed
 from nas.engine.problem import Floats, Problem
 from nas.engine.samplers import GenomeSampler, SamplerAt, derived_seed, register_sampler
 from nas.engine.told import Told
@@ -132,7 +132,9 @@ def _algorithm(n_objectives: int) -> GeneticAlgorithm:
     }
     if not several:
         return NSGA2(pop_size=POPULATION, **operators)
-    return UNSGA3(_directions(n_objectives), pop_size=POPULATION, **operators)
+    selection = lots_by_seed(comp_by_rank_and_ref_line_dist)
+    toward = _directions(n_objectives)
+    return UNSGA3(toward, pop_size=POPULATION, selection=selection, **operators)
 
 
 @cache

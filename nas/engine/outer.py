@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pymoo.algorithms.moo.ctaea import CTAEA
-from pymoo.algorithms.moo.nsga3 import NSGA3
-from pymoo.algorithms.moo.unsga3 import UNSGA3
+from pymoo.algorithms.moo.nsga3 import NSGA3, comp_by_cv_then_random
+from pymoo.algorithms.moo.unsga3 import UNSGA3, comp_by_rank_and_ref_line_dist
 from pymoo.core.algorithm import Algorithm
 from pymoo.util.ref_dirs import get_reference_directions
 
 from hw_profiles.errors import UsageError
 from nas.engine.candidates import identity
-from nas.engine.inner import genome_operators, genome_problem, nsga2
+from nas.engine.inner import Comparison, genome_operators, genome_problem, lots_by_seed, nsga2
 from nas.engine.problem import Floats, Problem
 from nas.engine.samplers import (
     OUTER_POPULATION,
@@ -128,7 +128,9 @@ def _register(name: str, title: str, make: Make) -> None:
         return lambda told: sampler
 
 
-def _directed(name: str, algorithm: Callable[..., Algorithm]) -> Make:
+def _directed(
+    name: str, algorithm: Callable[..., Algorithm], comparison: Comparison | None = None
+) -> Make:
     def make(problem: Problem, start: Genomes) -> Algorithm:
         toward = directions(_several(problem, name))
         more: dict[str, Any] = genome_operators(problem.choices, start)
@@ -138,6 +140,8 @@ def _directed(name: str, algorithm: Callable[..., Algorithm]) -> Make:
             more["sampling"] = start[: len(toward)]
         else:
             more["pop_size"] = OUTER_POPULATION
+        if comparison is not None:
+            more["selection"] = lots_by_seed(comparison)
         return algorithm(toward, **more)
 
     return make
@@ -159,7 +163,15 @@ _register(
     "NSGA-II, population 50",
     lambda problem, start: nsga2(problem.choices, OUTER_POPULATION, start),
 )
-_register("pymoo-nsga3", "NSGA-III, population 50", _directed("pymoo-nsga3", NSGA3))
-_register("pymoo-unsga3", "U-NSGA-III, population 50", _directed("pymoo-unsga3", UNSGA3))
+_register(
+    "pymoo-nsga3",
+    "NSGA-III, population 50",
+    _directed("pymoo-nsga3", NSGA3, comp_by_cv_then_random),
+)
+_register(
+    "pymoo-unsga3",
+    "U-NSGA-III, population 50",
+    _directed("pymoo-unsga3", UNSGA3, comp_by_rank_and_ref_line_dist),
+)
 _register("pymoo-ctaea", "C-TAEA, two archives of up to 50", _directed("pymoo-ctaea", CTAEA))
 _register("pymoo-agemoea", "AGE-MOEA, population 50; needs numba", _agemoea)

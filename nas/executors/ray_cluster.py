@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import ExecutorError, UsageError
-from nas.executors.executor import Executor, Outcome, attempt, describe
+from nas.executors.executor import Evaluate, Executor, Outcome, attempt, describe
 from nas.executors.work import Work
 
 
@@ -55,27 +55,38 @@ def join() -> tuple[Any, bool]:
 
 
 class _Actor:
-    """What runs on the cluster.
+    """What runs on the cluster; it gets ready in its first run, as does one that is restarted.
 
     Args:
         work: how to evaluate.
-        supernet: reference to its files, name -> content, for machines that have not got it. In
-            a list, so that Ray hands on the reference, which the coordinator keeps alive for
-            actors that are restarted.
     """
 
-    def __init__(self, work: Work, supernet: list[Any]) -> None:
-        if work.supernet is not None:
-            import ray
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._evaluate: Evaluate | None = None
 
-            from nas.training.store import receive_supernet
+    def run(
+        self, supernet: list[Any], number: int, genome: list[int], goal: float | None
+    ) -> list[Any]:
+        """An `Outcome` as plain data.
 
-            receive_supernet(work.supernet.name, ray.get(supernet[0]))
-        self.evaluate = work.build()
+        Args:
+            supernet: reference to its files, name -> content, for machines that have not got it.
+                In a list, so that Ray hands on the reference; to a constructor it would do so with
+                a warning.
+            number: of the candidate.
+            genome: its choices.
+            goal: as `Executor.submit` takes it.
+        """
+        if self._evaluate is None:
+            if self._work.supernet is not None:
+                import ray
 
-    def run(self, number: int, genome: list[int], goal: float | None) -> list[Any]:
-        """An `Outcome` as plain data."""
-        return attempt(self.evaluate, number, np.array(genome, np.int64), goal).to_json()
+                from nas.training.store import receive_supernet
+
+                receive_supernet(self._work.supernet.name, ray.get(supernet[0]))
+            self._evaluate = self._work.build()
+        return attempt(self._evaluate, number, np.array(genome, np.int64), goal).to_json()
 
 
 class RayCluster(Executor):
@@ -96,7 +107,7 @@ class RayCluster(Executor):
         files = {} if work.supernet is None else _files(work)
         self._supernet = ray.put(files)
         actor = ray.remote(num_cpus=work.threads, max_restarts=-1)(_Actor)
-        self._idle = deque(actor.remote(work, [self._supernet]) for _ in range(workers))
+        self._idle = deque(actor.remote(work) for _ in range(workers))
         self._actors = list(self._idle)
         self._waiting: deque[tuple[int, list[int], float | None]] = deque()
         self._running: dict[Any, tuple[Any, int]] = {}
@@ -109,7 +120,7 @@ class RayCluster(Executor):
     def _hand_out(self) -> None:
         while self._idle and self._waiting:
             actor, task = self._idle.popleft(), self._waiting.popleft()
-            self._running[actor.run.remote(*task)] = (actor, task[0])
+            self._running[actor.run.remote([self._supernet], *task)] = (actor, task[0])
 
     def wait(self) -> list[Outcome]:
         """The next outcomes."""
@@ -126,8 +137,9 @@ class RayCluster(Executor):
         errors = self._ray.exceptions
         try:
             return Outcome.from_json(self._ray.get(reference))
-        except errors.RayActorError as lost:
-            if "creation task" in str(lost):  # its own __init__ failed: so it will again
+        except (errors.RayActorError, errors.RayTaskError) as lost:
+            # what evaluating raises is an outcome: this was getting ready, and would be so again
+            if isinstance(lost, errors.RayTaskError) or "creation task" in str(lost):
                 said = [line for line in str(lost).splitlines() if "Error" in line]
                 raise ExecutorError(
                     f"a Ray actor cannot evaluate: {said[-1].strip() if said else lost}",

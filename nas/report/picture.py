@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nas.budget import Budget
 from nas.errors import ExportError
 from nas.one_target import on_target
 from nas.study import OBJECTIVES, Study, front_columns, on_front
@@ -38,11 +39,13 @@ def _values(trials: list[Any], name: str) -> list[float]:
     return [float(getattr(t, column)) * factor for t in trials]
 
 
-def _budget_line(study: Study, name: str) -> float | None:
-    for text in study.record.request.get("limits", []):
-        if text["quantity"] == name:
-            return float(text["limit"]) * _FACTORS.get(name, 1.0)
-    return None
+def _budget(study: Study, name: str) -> tuple[float, Budget] | tuple[None, None]:
+    """What an objective is limited to, by the user or by what the device holds, on its axis."""
+    for limit in study.record.request.get("limits", []):
+        if limit["quantity"] == name:
+            budget = Budget(**limit)
+            return budget.limit * _FACTORS.get(name, 1.0), budget
+    return None, None
 
 
 def _title(study: Study) -> str:
@@ -118,13 +121,12 @@ def _draw(study: Study, axes: Any) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
-    limit = _budget_line(study, x_name)
+    limit, budget = _budget(study, x_name)
     if limit is not None and everything:
         if limit <= max(everything) * 1.5:
             axes.axvline(limit, color="#a03030", linestyle="--", linewidth=1, label="budget")
         else:
-            text = next(b for b in study.record.budgets if b.startswith(x_name))
-            axes.plot([], [], " ", label=f"budget {text} is far right: it does not bind")
+            axes.plot([], [], " ", label=f"budget {budget} is far right: it does not bind")
     axes.set_xlabel(_LABELS[x_name])
     axes.set_ylabel(_LABELS[y_name])
     axes.set_title(_title(study), fontsize=10)
@@ -234,7 +236,7 @@ def _plot(study: Study, figure: Any, col: int, space: SearchSpace, describe_poli
     log = bool(x_all) and min(x_all) > 0 and max(x_all) / min(x_all) > 3
     figure.update_xaxes(title=_LABELS[x_name], type="log" if log else "linear", row=1, col=col)
     figure.update_yaxes(title=_LABELS[y_name], row=1, col=col)
-    limit = _budget_line(study, x_name)
+    limit, _ = _budget(study, x_name)
     if limit is not None and x_all and limit <= max(x_all) * 1.5:
         figure.add_vline(x=math.log10(limit) if log else limit, line_dash="dash", row=1, col=col)
 

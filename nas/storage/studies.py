@@ -53,6 +53,22 @@ from nas.storage.rows import finite, insert_record, select_records
 from nas.target_names import split
 
 RELEASE_PATIENCE_S = 10.0
+LARGEST_NUMBER = 2**31 - 1
+"""Of a trial: what the column holds."""
+IN_LIST = 10_000
+"""Values in one statement: SQLite takes 32,766, PostgreSQL's driver 65,535."""
+
+
+def require_name(name: str) -> None:
+    """Refuse what cannot name a study.
+
+    Raises:
+        UsageError: it is blank, too long or has control characters.
+    """
+    if not name.isprintable() or not name.strip() or len(name) > NAME_LENGTH:
+        raise UsageError(
+            f"{name[:40]!r} cannot name a study.", f"Use 1 to {NAME_LENGTH} printable characters."
+        )
 
 
 class Studies:
@@ -81,13 +97,9 @@ class Studies:
         Raises:
             StudyExistsError: there is one of that name.
             StorageError: the profile is not stored.
-            UsageError: the name is empty, too long or has control characters.
+            UsageError: as `require_name`.
         """
-        if not record.name.isprintable() or not 0 < len(record.name) <= NAME_LENGTH:
-            raise UsageError(
-                f"{record.name[:40]!r} cannot name a study.",
-                f"Use 1 to {NAME_LENGTH} printable characters.",
-            )
+        require_name(record.name)
         with self._database.write() as connection:
             try:
                 with connection.begin_nested():
@@ -310,7 +322,7 @@ class Studies:
             study_id: of the study.
             feasible: only those that are, or are not, feasible.
             state: only those in it.
-            numbers: only these; few.
+            numbers: only these, as far as they are there.
             after_id: only those that were stored after the one with this id.
         """
         wanted = [Trial.study_id == study_id]
@@ -318,12 +330,21 @@ class Studies:
             wanted.append(Trial.feasible.is_(feasible))
         if state is not None:
             wanted.append(Trial.state == state)
-        if numbers is not None:
-            wanted.append(Trial.number.in_(numbers))
         if after_id is not None:
             wanted.append(Trial.id > after_id)
+        parts = [wanted]
+        if numbers is not None:
+            asked = sorted(n for n in set(numbers) if 0 <= n <= LARGEST_NUMBER)
+            parts = [
+                [*wanted, Trial.number.in_(asked[start : start + IN_LIST])]
+                for start in range(0, len(asked), IN_LIST)
+            ]
         with self._database.read() as connection:
-            return select_records(connection, TrialRecord, Trial, *wanted, order=Trial.number)
+            found = (
+                select_records(connection, TrialRecord, Trial, *part, order=Trial.number)
+                for part in parts
+            )
+            return list(chain.from_iterable(found))
 
     def counts(self, study_id: int) -> dict[str, int]:
         """Number of trials of a study in each state."""

@@ -60,15 +60,27 @@ def read_foreign(place: str, hub_prefix: str | None = None) -> Foreign:
         NotFoundError: if there is no such file, or the name is not in the cache.
         UsageError: if a name is looked up and `huggingface_hub` is not installed.
     """
-    path = Path(place).expanduser()
+    path = _expanded(place)
     if path.is_dir():
         return _read_folder(path)
-    if path.exists():
+    if path.is_file():
         state, ema = read_weights(path)
         return Foreign(state, {}, ema)
     if hub_prefix is None or path.suffix in WEIGHT_SUFFIXES or not HUB_NAME.fullmatch(place):
         raise NotFoundError(f"there is no file {place}.", "Check the path.")
     return _read_folder(_cached(place if "/" in place else hub_prefix + place))
+
+
+def _expanded(place: str) -> Path:
+    """The path that a place is, if it is one."""
+    try:
+        path = Path(place).expanduser()
+        path.exists()
+        return path
+    except (OSError, RuntimeError) as error:  # too long, or the home of nobody
+        raise NotFoundError(
+            f"there is no file {place[:80]} ({_line(error)}).", "Check the path."
+        ) from None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:

@@ -1,7 +1,7 @@
 """Starting a supernet from weights that exist: what fits is kept, the rest stays as initialised.
 
 The file is read here; which foreign entry is which of ours is the family's `from_reference`, and
-which units go first is its `sort`.
+which units go first is its `sort`; those of a trained supernet stay where they are.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def initial_weights(space: SearchSpace, source: str, seed: int = 0) -> Initial:
             "Give weights of the preset's largest network, or another preset.",
         )
     with torch.no_grad():
-        in_order = space.sort(network)
+        in_order = () if kind in space.ordered else space.sort(network)
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     return Initial(
         source=source,

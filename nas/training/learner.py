@@ -16,7 +16,7 @@ from nas.errors import CheckpointError
 from nas.training.checkpoint import check_tensors
 from nas.training.permutation import orders_after
 from nas.training.recipe import Recipe
-from search_spaces.elastic import ElasticStack, Supernet
+from search_spaces.elastic import Supernet, set_drop_path
 
 
 class Learner:
@@ -32,9 +32,7 @@ class Learner:
         self.network = network
         self.helpers = nn.ModuleDict(helpers)
         self.recipe = recipe
-        for module in network.modules():
-            if isinstance(module, ElasticStack):
-                module.drop_path = recipe.drop_path
+        set_drop_path(network, recipe.drop_path)
         named = [*network.named_parameters(), *self.helpers.named_parameters("helpers")]
         self.parameters = {name: p for name, p in named if p.requires_grad}
         self.decayed = [
@@ -43,8 +41,13 @@ class Learner:
         self.average: dict[str, Tensor] = {}
         self.updates = 0
         if recipe.ema:
-            self.average = {n: p.detach().clone() for n, p in network.named_parameters()}
+            self.average = {name: tensor.clone() for name, tensor in self._averaged().items()}
         self.restart()
+
+    def _averaged(self) -> dict[str, Tensor]:
+        """What an average is kept of: weights, and the statistics of batch norms beside them."""
+        state = self.network.state_dict()
+        return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 
     def restart(self) -> None:
         """Forget the optimizer's moments."""
@@ -106,13 +109,13 @@ class Learner:
         # Early weights are far from the last ones: the average begins short.
         decay = min(self.recipe.ema, (1 + self.updates) / (10 + self.updates))
         with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                self.average[name].lerp_(parameter, 1 - decay)
+            for name, tensor in self._averaged().items():
+                self.average[name].lerp_(tensor, 1 - decay)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """The network with averaged weights, where the recipe has them, while this lasts."""
-        own = {n: p.detach().clone() for n, p in self.network.named_parameters() if self.average}
+        own = {n: t.clone() for n, t in self._averaged().items() if self.average}
         self._copy(self.average)
         try:
             yield
@@ -126,7 +129,7 @@ class Learner:
 
     @torch.no_grad()
     def _copy(self, weights: Mapping[str, Tensor]) -> None:
-        own = dict(self.network.named_parameters())
+        own = self._averaged()
         for name, weight in weights.items():
             own[name].copy_(weight)
 
@@ -150,8 +153,8 @@ class Learner:
             if isinstance(tensor, nn.Parameter):
                 moments = self.optimizer.state.get(tensor, {}).values()
                 followers += [m for m in moments if isinstance(m, Tensor) and m.ndim]
-                if self.average:
-                    followers.append(self.average[f"network.{name}"])
+            if self.average:
+                followers.append(self.average[f"network.{name}"])
             for follower in followers:
                 follower.copy_(follower.flatten()[order].view_as(follower))
         return sorted_

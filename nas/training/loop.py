@@ -224,9 +224,25 @@ class _Job:
             processes(self.device) as self.world,
             open_log(log if self.world.first else None) as self.log,
         ):
+            self._check_parts(self.world.size)
             if checkpoint is not None and checkpoint.exists():
                 self._resume(checkpoint)
             return self._epochs()
+
+    def _check_parts(self, n_processes: int) -> None:
+        """Refuse a batch of which some part would be too small, or some process have none."""
+        recipe, batch = self.recipe, min(self.recipe.batch_size, self.per_epoch)
+        parts, least = n_processes * recipe.accumulate, recipe.least_part
+        why = ""
+        if self.learner.network.calibrates:  # the last images may be of one pixel
+            least, why = 2 * least, "; batch norms need two for each subnet that shares a part"
+        if batch // parts < least:
+            raise UsageError(
+                f"a batch of {batch} leaves fewer than {least} examples to some part of "
+                f"{parts}{why}.",
+                f"Set batch_size of {recipe.name} to {parts * least} at least, or take fewer "
+                "parts or processes.",
+            )
 
     world: World
     log: Log
@@ -329,8 +345,6 @@ class _Job:
         helpers = dict(self.learner.helpers.items())
         for first in range(self.recipe.accumulate):
             part = own[first :: self.recipe.accumulate]
-            if len(part) == 0:
-                continue
             inputs, labels = self.data.train.batch(part)
             inputs, labels = inputs.to(self.device), labels.to(self.device)
             if self.data.augmentation != "none":

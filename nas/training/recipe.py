@@ -94,13 +94,15 @@ class Recipe(ABC):
         learning_rate: at its peak.
         warmup: share of a stage's steps in which the rate rises from zero; a cosine to zero
             follows.
-        weight_decay: of weight matrices and filters; none on biases, norms, tokens and tables.
+        weight_decay: of weight matrices, filters and embedding tables; none on biases, norms,
+            class tokens and the positions that are kept with them.
         betas: of AdamW.
         momentum: of SGD.
         label_smoothing: where labels are learned.
         clip_norm: of the gradient; 0 means no clipping.
         ema: decay of the average of the weights that is kept in the end; 0 means none.
-        drop_path: rate at which the last layer is left out for an example (arXiv:1603.09382).
+        drop_path: rate at which the last layer is left out for an example (arXiv:1603.09382);
+            those before it less, evenly down to 0.
     """
 
     name: ClassVar[str] = ""
@@ -159,6 +161,11 @@ class Recipe(ABC):
         """Name and every field, as JSON."""
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {"name": self.name, **plain}
+
+    @property
+    def least_part(self) -> int:
+        """Examples that a part of a batch must have, of which each process runs `accumulate`."""
+        return 1
 
     def stages(self, space: SearchSpace | None = None) -> tuple[Stage, ...]:
         """In the order in which they follow each other.

@@ -5,7 +5,7 @@ from search_spaces.elastic.base import Arithmetic, Elastic, within
 from search_spaces.elastic.conv import ElasticConv2d
 from search_spaces.elastic.linear import ElasticEmbedding, ElasticLinear
 from search_spaces.elastic.norm import ElasticBatchNorm2d, ElasticLayerNorm, ElasticRMSNorm
-from search_spaces.elastic.stack import ElasticStack, Stack
+from search_spaces.elastic.stack import ElasticStack, Stack, set_drop_path
 from search_spaces.elastic.supernet import Supernet
 from search_spaces.elastic.tokens import ElasticTokens, Tokens, resample_positions
 from search_spaces.elastic.toolbox import Toolbox
@@ -28,5 +28,6 @@ __all__ = [
     "Tokens",
     "Toolbox",
     "resample_positions",
+    "set_drop_path",
     "within",
 ]

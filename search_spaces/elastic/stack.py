@@ -36,15 +36,15 @@ class ElasticStack(Elastic, Stack):
     """A stack of which some layers run: the first ones (depth), or any (skippable layers).
 
     Attributes:
-        drop_path: stochastic depth in training (arXiv:1603.09382) for layers that keep the shape:
-            the rate at which the LAST layer of the largest network is left out for an example.
-            A layer's rate is its index's share of it, whichever others run.
+        drop_path: index in the largest network -> rate at which the layer is left out for an
+            example in training (stochastic depth, arXiv:1603.09382), whichever others run. A
+            layer that changes the shape of its input is never left out.
     """
 
     def __init__(self, layers: Mapping[int, nn.Module]) -> None:
         Stack.__init__(self, layers)
         self.kept = tuple(layers)
-        self.drop_path = 0.0
+        self.drop_path = dict.fromkeys(layers, 0.0)
 
     def activate(self, *kept: int) -> None:
         """Run the layers of these indices."""
@@ -55,16 +55,25 @@ class ElasticStack(Elastic, Stack):
     def running(self) -> list[tuple[int, nn.Module]]:
         return [(i, layer) for i, layer in super().running() if i in self.kept]
 
-    def rate(self, index: int) -> float:
-        """Drop-path rate of a layer by its index in the largest network."""
-        return self.drop_path * index / max(len(list(self.children())) - 1, 1)
-
     def forward(self, x: Tensor) -> Tensor:
         for index, layer in self.running():
-            rate = self.rate(index) if self.training else 0.0
-            if rate == 0.0:
-                x = layer(x)
-                continue
-            keep = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= rate
-            x = x + (layer(x) - x) * keep / (1 - rate)
+            rate = self.drop_path[index] if self.training else 0.0
+            y = layer(x)
+            if rate > 0 and y.shape == x.shape:
+                keep = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= rate
+                y = x + (y - x) * keep / (1 - rate)
+            x = y
         return x
+
+
+def set_drop_path(network: nn.Module, last: float) -> None:
+    """Rates that rise evenly from the first layer of all stacks, 0, to the last one.
+
+    Args:
+        network: whose stacks; their layers count in their order in the largest network.
+        last: rate of the last layer.
+    """
+    stacks = [module for module in network.modules() if isinstance(module, ElasticStack)]
+    places = [(stack, index) for stack in stacks for index in stack.drop_path]
+    for at, (stack, index) in enumerate(places):
+        stack.drop_path[index] = last * at / max(len(places) - 1, 1)

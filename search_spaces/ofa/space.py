@@ -21,6 +21,7 @@ class OfaSpace(SearchSpace):
     """A space whose networks are built for a resolution of their own."""
 
     references = ("ofa",)
+    ordered = frozenset(references)
 
     @abstractmethod
     def network(self, arch: Architecture, elastic: bool) -> nn.Module:

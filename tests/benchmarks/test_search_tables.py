@@ -121,11 +121,46 @@ def test_three_objectives_none_known_for_free(monkeypatch, tmp_path, capsys):
         (["--reference", "accuracy=best"], "no reference"),
         (["--objective", "accuracy"], "NAME:max"),
         (["--objective", "arch:max", "--reference", "arch=1"], "no finite number"),
+        (["--objective", "accuracy:min"], "stands twice"),
+        (["--reference", "accuracy=nan"], "no reference"),
+        (["--reference", "flops=-inf"], "no reference"),
+        (["--reference", "accuracy=1.05*max"], "better than the reference"),
+        (["--samplers", "mixnmatch"], "nas samplers"),
     ],
 )
 def test_more_that_makes_no_sense_is_refused(monkeypatch, table, capsys, more, message):
     assert run(monkeypatch, table / "full.csv", *more) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"accuracy,flops,arch\n1,2,ab\n2,3\n", "row 2 of the table has no arch"),
+        (b"arch,accuracy,flops\nab,60\n", "no finite number"),
+        (b"arch,accuracy,flops\nab,60,\n", "no finite number"),
+        (b"arch,accuracy,flops\nab,60,7\nab,61,7\n", "names a network twice"),
+        (b"arch,accuracy,flops\nab,60,7\na,61,7\n", "several lengths"),
+        (b"arch,accuracy,flops\n", "is empty"),
+        (b"arch,accuracy,flops\n\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_table_that_is_none_gets_one_line(monkeypatch, tmp_path, capsys, content, message):
+    path = tmp_path / "broken.csv"
+    path.write_bytes(content)
+    assert run(monkeypatch, path) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.out == ""
+
+
+def test_a_table_with_a_byte_order_mark_and_genes_of_one_value(monkeypatch, tmp_path, capsys):
+    lines = [f"x{a}y{b},{60 + int(a) + int(b)},{10 + int(a)}" for a in "012" for b in "01"]
+    path = tmp_path / "marked.csv"
+    path.write_text("\n".join(["arch,accuracy,flops", *lines]), encoding="utf-8-sig")
+    more = ["--evaluations", "3,50", "--seeds", "1", "--samplers", "guided,nsga2,tpe"]
+    assert run(monkeypatch, path, *more) == 0
+    assert {found["50"] for found in json.loads(capsys.readouterr().out).values()} == {1.0}
 
 
 @pytest.fixture

@@ -123,6 +123,8 @@ def test_a_column_a_choice_is_read_too(place: Place) -> None:
         ("accuracy,embed\n0.5,16\n", "is no candidate"),
         ('accuracy,architecture\n0.5,"{""wings"": 2}"\n', "is no candidate"),
         ("accuracy,architecture\n0.5,{\n", "line 2 cannot be read"),
+        ("accuracy,accuracy_noise,embed\n0.5,-1,16\n", "accuracy_noise is -1"),
+        (f"accuracy,architecture\n0.5,{' ' * 200_000}\n", "cannot be read: field larger"),
     ],
 )
 def test_files_that_cannot_be_understood_change_nothing(place: Place, text: str, says: str) -> None:

@@ -100,6 +100,25 @@ def test_a_short_profile_of_eager_pytorch(tmp_path: Path) -> None:
     assert 0 < mean[0] <= upper[0] < 1000
 
 
+def test_too_little_time_is_said_before_anything_is_timed() -> None:
+    told: list[float] = []
+
+    def process(request: dict[str, object], threads: int) -> dict[str, object]:
+        raise AssertionError("no process measures when the time is over")
+
+    with pytest.raises(MeasureError, match="too short to measure anything") as refused:
+        profile_device(
+            "mine",
+            require_harness("cpu"),
+            spaces=["vit:digits"],
+            time_limit_s=0.01,
+            progress=lambda text, share: told.append(share),
+            process=process,
+        )
+    assert "nas profile --time" in refused.value.hint
+    assert all(share <= 1 for share in told)
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

@@ -106,9 +106,12 @@ def test_wrong_targets_are_refused(
 
 def test_what_differs_is_listed() -> None:
     before = {"seed": 0, "trials": 10, "budgets": ["5ms"]}
-    refuse_mismatch("s", before, {"seed": 0, "trials": 99, "budgets": ["5ms"]})
-    with pytest.raises(StudyMismatchError, match="seed was 0, now 1; budgets was 5ms, now 6ms"):
-        refuse_mismatch("s", before, {"seed": 1, "trials": 10, "budgets": ["6ms"]})
+    go_on = "nas resume 'the s'"
+    refuse_mismatch("the s", before, {"seed": 0, "trials": 99, "budgets": ["5ms"]}, go_on)
+    said = "seed was 0, now 1; budgets was 5ms, now 6ms"
+    with pytest.raises(StudyMismatchError, match=said) as caught:
+        refuse_mismatch("the s", before, {"seed": 1, "trials": 10, "budgets": ["6ms"]}, go_on)
+    assert f"`{go_on}`" in caught.value.hint
 
 
 def test_objectives_follow_the_metric_of_the_data() -> None:

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import search_spaces
 from search_spaces.elastic import (
     Attention,
     Elastic,
@@ -29,6 +30,7 @@ from search_spaces.elastic import (
     Tokens,
     Toolbox,
     resample_positions,
+    set_drop_path,
 )
 
 M = TypeVar("M", bound=nn.Module)
@@ -443,7 +445,7 @@ def test_drop_path_rates_belong_to_the_largest_s_indices(kept: set[int]) -> None
 
     stack = ElasticStack({i: Plus(10.0**i) for i in range(5)})
     stack.activate(*sorted(kept))
-    stack.drop_path = 0.8
+    set_drop_path(stack, 0.8)
     torch.manual_seed(0)
     n = 4000
     out = stack.train()(torch.zeros(n, 1, dtype=torch.float64))
@@ -454,6 +456,25 @@ def test_drop_path_rates_belong_to_the_largest_s_indices(kept: set[int]) -> None
         share = float(ran.double().mean())
         assert share == (pytest.approx(1 - 0.2 * i, abs=0.05) if i in kept else 0.0)
         out = out - ran.double() * step
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("vit-resnas", "digits"), ("ofa", "digits"), ("ofa", "resnet50")]
+)
+def test_drop_path_rises_through_all_stages(name: str, preset: str) -> None:
+    """From 0 at the first layer to the last one's rate; what changes the shape always runs."""
+    space = search_spaces.get(name, preset)
+    net = space.supernet(0).train()
+    set_drop_path(net, 0.9)
+    stacks = [module for module in net.modules() if isinstance(module, ElasticStack)]
+    rates = [stack.drop_path[index] for stack in stacks for index, _ in stack.running()]
+    assert len(stacks) > 1
+    assert [rates[0], rates[-1]] == pytest.approx([0.0, 0.9])
+    assert rates == sorted(set(rates))
+    arch = {c.name: c.values[-1] for c in space.choices.choices}
+    if "resolution" in arch:
+        arch["resolution"] = space.smallest()["resolution"]
+    assert net.activate(arch)(space.example(arch, 3)).isfinite().all()
 
 
 @quick

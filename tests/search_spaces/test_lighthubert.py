@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -364,6 +365,34 @@ def test_a_published_supernet_is_cut_to_what_ours_needs() -> None:
             expected = held.activate(arch).network.states(inputs)
             got = ours.activate(arch).network.states(inputs)
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lighthubert", "hf"])
+def test_a_start_from_a_trained_supernet_keeps_its_order(kind: str, tmp_path: Path) -> None:
+    """Every subnet is what it was; units of a plain network are sorted, and its output stays."""
+    from transformers import HubertModel
+
+    from nas.training.init import initial_weights
+
+    space = LightHubertSpace("tiny", TINY)
+    held = random_supernet(space).eval()
+    state = published(held.network, 3)
+    if kind == "hf":
+        reference = HubertModel(hubert_config(TINY))
+        randomise(reference)
+        state = reference.state_dict()
+        held.network.load_state_dict(space.from_reference("hf", state), strict=False)
+    torch.save(state, tmp_path / "w.pt")
+    initial = initial_weights(space, f"{kind}:{tmp_path / 'w.pt'}")
+    assert bool(initial.sorted) == (kind == "hf")
+    ours, inputs = space.supernet(3).eval(), waveforms(2, TINY.samples)
+    ours.network.load_state_dict(initial.state)
+    for arch in (space.largest(), space.smallest()):
+        with torch.no_grad():
+            expected = held.activate(arch).network.states(inputs)
+            found = ours.activate(arch).network.states(inputs)
+        stays = kind == "lighthubert" or arch == space.largest()
+        assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5) == stays
 
 
 def test_a_group_normed_extractor_gives_its_filters_only() -> None:

@@ -7,6 +7,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,6 +212,27 @@ def test_recalibrated_outputs_are_the_package_s(package: Any, preset: str) -> No
             close(found, theirs(batches[0]))
             assert (found - before).abs().max() > 1e-3
             close(ours.extract(arch)(batches[0]), found)
+
+
+@pytest.mark.parametrize("preset", ["mbv3-w1.0", "resnet50"])
+def test_every_subnet_of_a_supernet_s_file_is_what_it_was(
+    package: Any, preset: str, tmp_path: Path
+) -> None:
+    """A start from a trained supernet keeps the order that its subnets learned."""
+    from nas.training.init import initial_weights
+
+    space, theirs = small(preset), reference(package, preset)
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "released")
+    initial = initial_weights(space, f"ofa:{tmp_path / 'released'}")
+    assert (initial.sorted, initial.fresh, initial.unused) == ((), {}, ())
+    ours = space.supernet(1).eval()
+    ours.network.load_state_dict(initial.state)
+    theirs.eval()
+    with torch.no_grad():
+        for i, arch in enumerate(draw(space, 4, seed=13)):
+            images = inputs(space, arch, 1, seed=i)
+            select(theirs, space, arch)
+            close(ours.activate(arch)(images), theirs(images))
 
 
 def test_widths_are_rounded_as_the_package_does(package: Any) -> None:

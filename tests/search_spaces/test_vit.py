@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ import search_spaces
 from hw_profiles.errors import NotFoundError, UsageError
 from search_spaces.elastic import Elastic, ElasticLinear, Supernet
 from search_spaces.space import SearchSpace
+from search_spaces.vit import PRESETS, VitSpace
 
 SPACE = search_spaces.get("vit", "digits")
 
@@ -159,3 +163,121 @@ def test_describe_is_short_and_tells_architectures_apart() -> None:
     texts = [SPACE.describe(SPACE.choices.decode(g)) for g in genomes]
     assert len(set(texts)) == len(texts)
     assert max(map(len, texts)) < 40
+
+
+# --- reference weights --------------------------------------------------------------------------
+
+# Names and shapes of timm's vit_tiny_patch16_224.
+TIMM = {
+    "cls_token": (1, 1, 192),
+    "pos_embed": (1, 197, 192),
+    "patch_embed.proj.weight": (192, 3, 16, 16),
+    "patch_embed.proj.bias": (192,),
+    **{
+        f"blocks.{i}.{name}.{part}": shape if part == "weight" else shape[:1]
+        for i in range(12)
+        for name, shape in {
+            "norm1": (192,),
+            "attn.qkv": (576, 192),
+            "attn.proj": (192, 192),
+            "norm2": (192,),
+            "mlp.fc1": (768, 192),
+            "mlp.fc2": (192, 768),
+        }.items()
+        for part in ("weight", "bias")
+    },
+    "norm.weight": (192,),
+    "norm.bias": (192,),
+    "head.weight": (1000, 192),
+    "head.bias": (1000,),
+}
+
+
+def test_timm_s_names_fill_a_network_of_its_size() -> None:
+    sizes = replace(PRESETS["tiny"], embed=(192,), depth=(12,), heads=(3,))
+    space = VitSpace("tiny", sizes)
+    state = {name: torch.empty(shape, device="meta") for name, shape in TIMM.items()}
+    with torch.device("meta"):
+        ours = space.build(space.largest()).state_dict()
+    mapped = space.from_reference("timm", state)
+    assert {k: v.shape for k, v in mapped.items()} == {k: v.shape for k, v in ours.items()}
+
+
+def test_timm_s_weights_compute_what_transformers_does() -> None:
+    """Its query, key and value lie in thirds of one matrix, heads in each third in their order."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    reference = ViTForImageClassification(
+        ViTConfig(
+            hidden_size=64, num_hidden_layers=6, num_attention_heads=4, intermediate_size=256,
+            image_size=8, patch_size=2, num_channels=1, num_labels=10, layer_norm_eps=1e-6,
+        )
+    ).eval()  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    theirs = reference.vit
+    state = {
+        "cls_token": theirs.embeddings.cls_token,
+        "pos_embed": theirs.embeddings.position_embeddings,
+    }
+    modules = {
+        "patch_embed.proj": theirs.embeddings.patch_embeddings.projection,
+        "norm": theirs.layernorm,
+        "head": reference.classifier,
+    }
+    for i, layer in enumerate(theirs.layers):
+        modules |= {
+            f"blocks.{i}.norm1": layer.layernorm_before,
+            f"blocks.{i}.attn.proj": layer.attention.o_proj,
+            f"blocks.{i}.norm2": layer.layernorm_after,
+            f"blocks.{i}.mlp.fc1": layer.mlp.fc1,
+            f"blocks.{i}.mlp.fc2": layer.mlp.fc2,
+        }
+        attention = layer.attention
+        for part in ("weight", "bias"):
+            thirds = [getattr(attention.get_submodule(f"{n}_proj"), part) for n in "qkv"]
+            state[f"blocks.{i}.attn.qkv.{part}"] = torch.cat(thirds)
+    for name, module in modules.items():
+        state |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+    assert {re.sub(r"\d+", "#", name) for name in state} == {
+        re.sub(r"\d+", "#", name) for name in TIMM
+    }
+    ours = SPACE.build(SPACE.largest()).eval()
+    ours.load_state_dict(SPACE.from_reference("timm", state))
+    images = torch.randn(4, 1, 8, 8, generator=generator)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), reference(images).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_positions_of_another_grid_are_resampled() -> None:
+    state = {name: torch.zeros(shape) for name, shape in TIMM.items()}
+    state["pos_embed"] = torch.full((1, 1 + 14**2, 192), 3.0)
+    state["pos_embed"][:, 0] = 7.0
+    position = SPACE.from_reference("timm", state)["tokens.position"]
+    assert position.shape == (1, 1 + 4**2, 192)
+    assert (position[:, 0] == 7.0).all()
+    torch.testing.assert_close(position[:, 1:], torch.full((1, 16, 192), 3.0))
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["dist_token", "reg_token", "norm_pre.weight", "blocks.0.ls1.gamma", "fc_norm.weight",
+     "blocks.3.attn.q_norm.weight"],
+)  # fmt: skip
+def test_what_a_plain_network_has_not_is_refused(foreign: str) -> None:
+    state = {name: torch.zeros(shape) for name, shape in TIMM.items()}
+    with pytest.raises(UsageError, match=f"has no {re.escape(foreign)}"):
+        SPACE.from_reference("timm", {**state, foreign: torch.zeros(192)})
+    del state["patch_embed.proj.weight"]
+    with pytest.raises(UsageError, match="no patch embedding"):
+        SPACE.from_reference("timm", state)
+
+
+@pytest.mark.parametrize("positions", [196, 198, 2 + 14**2, 1])
+def test_positions_that_are_no_square_grid_s_are_refused(positions: int) -> None:
+    state = {name: torch.zeros(shape) for name, shape in TIMM.items()}
+    state["pos_embed"] = torch.zeros(1, positions, 192)
+    with pytest.raises(UsageError, match=f"{positions} positions"):
+        SPACE.from_reference("timm", state)

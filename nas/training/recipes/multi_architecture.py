@@ -53,8 +53,13 @@ class MultiArchitecture(Recipe):
         "opening": SHARE,
     }
 
+    version: int = 2
     architectures: int = 4
     opening: float = 0.25
+
+    @property
+    def least_part(self) -> int:
+        return self.architectures
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,9 +88,10 @@ class MultiArchitecture(Recipe):
         return [choices.decode(genome) for genome in genomes]
 
     def losses(self, turn: Turn) -> Iterator[tuple[Tensor, float]]:
+        # In a row, as the loop deals out a batch: a subnet has the same examples in however many
+        # parts and processes it runs.
         n = len(turn.subnets)
-        for at, arch in enumerate(turn.subnets):
-            inputs, labels = turn.inputs[at::n], turn.labels[at::n]
-            if len(labels):  # the last part of a batch may be short
-                logits = turn.run(arch, inputs)
-                yield turn.on_labels(logits, labels), len(labels) / len(turn.labels)
+        each = zip(turn.inputs.tensor_split(n), turn.labels.tensor_split(n), strict=True)
+        for arch, (inputs, labels) in zip(turn.subnets, each, strict=True):
+            logits = turn.run(arch, inputs)
+            yield turn.on_labels(logits, labels), len(labels) / len(turn.labels)

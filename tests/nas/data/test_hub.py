@@ -74,6 +74,31 @@ def test_a_saved_folder_of_images(library: Any, tmp_path: Path) -> None:
     assert load_dataset(f"hf:{tmp_path / 'saved'}", (1, 8, 8)).fingerprint != data.fingerprint
 
 
+def test_a_single_saved_split_is_train(library: Any, tmp_path: Path) -> None:
+    _images(library, 40, 0).save_to_disk(tmp_path / "saved")
+    data = load_dataset(f"hf:{tmp_path / 'saved'}", SHAPE, "image")
+    assert (len(data.train), len(data.validation), len(data.test)) == (36, 2, 2)
+
+
+@pytest.mark.parametrize("what", ["none", "empty", "gone"])
+def test_an_image_that_is_not_there_is_named(library: Any, tmp_path: Path, what: str) -> None:
+    missing = {
+        "none": None,
+        "empty": {"bytes": b"", "path": None},
+        "gone": {"bytes": None, "path": str(tmp_path / "gone.png")},
+    }
+    split = _images(library, 4, 0)
+    encoded = [*split.cast_column("img", library.Image(decode=False))["img"][:3], missing[what]]
+    columns = {"img": encoded, "label": split["label"][:4]}
+    (tmp_path / "gone.png").write_bytes(encoded[0]["bytes"])
+    (tmp_path / "rows").mkdir()
+    saved = library.Dataset.from_dict(columns, features=split.features)
+    saved.to_parquet(tmp_path / "rows" / "train.parquet")
+    (tmp_path / "gone.png").unlink()
+    with pytest.raises(UsageError, match=r"example 3 of hf:.* (is empty|cannot be read)"):
+        load_dataset(f"hf:{tmp_path / 'rows'}", SHAPE, "image")
+
+
 def test_a_folder_of_parquet_files_of_text(library: Any, tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -69,10 +69,34 @@ def test_foreign_class(tmp_path: Path) -> None:
 def test_unreadable_image(tmp_path: Path) -> None:
     root = _fill(tmp_path, {"train": 1, "val": 2})
     (root / "val" / "dog" / "1.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"1\.png cannot be read"):
+    with pytest.raises(UsageError, match=r"1\.png cannot be read as an image \(no format"):
         load_dataset(root, SHAPE)
 
 
 def test_folder_needs_a_space(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Name the space"):
         load_dataset(_fill(tmp_path, {"train": 1, "val": 2}))
+
+
+def test_a_class_has_images_to_learn(tmp_path: Path) -> None:
+    """A hidden folder and one without images are no classes; nor is one of validation alone."""
+    root = _fill(tmp_path, {"train": 3, "val": 2})
+    before = load_dataset(root, SHAPE)
+    for name in ("train/.ipynb_checkpoints", "val/.ipynb_checkpoints", "train/cow", "val/cow"):
+        (root / name).mkdir()
+        (root / name / "notes.txt").write_text("none")
+    Image.new("RGB", (20, 30)).save(root / "train" / ".ipynb_checkpoints" / "0.png")
+    data = load_dataset(root, SHAPE)
+    assert (data.class_names, data.fingerprint) == (("cat", "dog"), before.fingerprint)
+    Image.new("RGB", (20, 30)).save(root / "val" / "cow" / "0.png")
+    with pytest.raises(UsageError, match="classes that train lacks: cow"):
+        load_dataset(root, SHAPE)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_16_bits_keep_their_upper_half(tmp_path: Path, channels: int) -> None:
+    root = _fill(tmp_path, {"train": 1, "val": 2})
+    grey = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(grey * 257).save(root / "train" / "cat" / "0.png")
+    stored = load_dataset(root, (channels, 16, 16)).train.stored[0]
+    assert (stored.numpy() == grey).all()

@@ -60,6 +60,15 @@ def test_the_lists_say_which_part_a_file_is_of(root: Path) -> None:
         assert part.stored[:, 0].long().equal(part.labels)
 
 
+def test_a_list_with_a_byte_order_mark_is_read_whole(root: Path) -> None:
+    before = load_dataset(root, (16_000,), "waveform")
+    for name in ("validation_list.txt", "testing_list.txt"):
+        lines = (root / name).read_text().splitlines()
+        (root / name).write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    again = load_dataset(root, (16_000,), "waveform")
+    assert again.fingerprint == before.fingerprint
+
+
 def test_network_input_has_unit_power(root: Path) -> None:
     inputs = load_dataset(root, SHAPE, "waveform").train.inputs
     assert inputs.shape == (12, SECOND)

@@ -105,6 +105,7 @@ def test_too_little_text(tmp_path: Path) -> None:
 
 def test_what_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "image.png").touch()
+    (tmp_path / "folder.txt").mkdir()
     for path in (tmp_path, tmp_path / "image.png"):
         with pytest.raises(UsageError, match="holds no text"):
             load_dataset(path, (64,), "tokens")

@@ -66,6 +66,15 @@ def test_a_study_cut_after_any_trial_goes_on_as_it_would_have(sampler):
     assert [t.key for t in resumed] == [t.key for t in whole]
 
 
+@pytest.mark.parametrize("sampler", ["pymoo-nsga2", *DIRECTED])
+def test_what_fails_alike_is_bred_from_by_the_seed(sampler):
+    def fails(genome, number, goal):
+        raise EvaluationFailed("always")
+
+    first, second = (search(Layered(3), sampler, 110, evaluate=fails) for _ in range(2))
+    assert [t.key for t in first] == [t.key for t in second]
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_evaluation_is_new_feasible_and_recorded_before_the_next(sampler):
     toy = Layered(3, budget_ms=4.0)

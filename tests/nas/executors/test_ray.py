@@ -59,7 +59,9 @@ def _outcomes(work: Work, genes: dict[int, list[int]], workers: int = 2) -> dict
     return found
 
 
-def test_actors_evaluate_fail_and_are_restarted(cluster: Path, tmp_path: Path) -> None:
+def test_actors_evaluate_fail_and_are_restarted(
+    cluster: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     supernet = tmp_path / "f-d"
     supernet.mkdir()
     (supernet / "config.json").write_text("{}")
@@ -74,6 +76,7 @@ def test_actors_evaluate_fail_and_are_restarted(cluster: Path, tmp_path: Path) -
     assert found[1].reason == "no number"
     assert found[2].reason.startswith("out of memory")
     assert (cluster / "supernets" / "f-d" / "model.safetensors").stat().st_size == 1_000_000
+    assert "core_worker" not in capfd.readouterr().err  # nothing of Ray's own between the lines
 
 
 @pytest.mark.usefixtures("cluster")

@@ -100,6 +100,21 @@ def test_quantized_model_equals_the_simulated_arithmetic(i: int, seed: int) -> N
     assert sure.mean() > 0.9
 
 
+@pytest.mark.parametrize("name", ["ofa", "vit-resnas", "lighthubert"])
+def test_every_family_s_model_equals_its_subnet(name: str) -> None:
+    """Of statistics of its own, where it needs them."""
+    space = search_spaces.get(name)
+    net, arch = space.supernet(0).eval(), space.smallest()
+    x = torch.randn(8, *space.input_shape, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        expected = net.activate(arch).calibrate([x])(x)
+    plain = net.extract(arch)
+    model = export_onnx(plain, space.fit_input(arch, x[:4]))
+    found = logits(model, space.fit_input(arch, x), 4)
+    assert expected.std(0).max() > 1e-4
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4, rtol=1e-4)
+
+
 def test_no_notes_of_the_exporter_stay() -> None:
     model = exported(0)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)

@@ -112,6 +112,18 @@ def test_pictures_are_whole_files(tmp_path: Path) -> None:
     assert 'src="http' not in page  # works without a network
 
 
+def test_what_a_device_holds_is_drawn_as_a_budget(tmp_path: Path) -> None:
+    """Nobody typed it, so it is none of the study's budgets."""
+    held = {"quantity": "memory", "limit": 327_680.0, "relative": False, "target": None}
+    request = {**RECORD.request, "limits": [held]}
+    record = replace(RECORD, objectives=["accuracy", "memory"], budgets=[], request=request)
+    for limit in (327_680.0, 1_100.0):  # far right, and near
+        held["limit"] = limit
+        save_png(replace(STUDY, record=record), tmp_path / "front.png")
+        assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+        (tmp_path / "front.png").unlink()
+
+
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="cannot write"):

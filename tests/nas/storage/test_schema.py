@@ -131,8 +131,8 @@ def test_two_processes_create_one_database(storage_url: str) -> None:
 def test_a_database_of_an_older_schema_is_read(old: Path, tmp_path: Path) -> None:
     """Files that the code of each schema wrote: a study of four trials of `vit`.
 
-    They are on `a100`, that of 0005 on `raspberry-pi-4`. That of 0003 is without the document of
-    its device profile, the bulk of it.
+    They are on `a100`, that of 0005 on `raspberry-pi-4`. Those of 0001 and 0003 are without the
+    document of their device profile, the bulk of them. No program ever shipped with 0004.
     """
     file = tmp_path / "nas.db"
     file.write_bytes(gzip.decompress(old.read_bytes()))

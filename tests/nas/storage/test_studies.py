@@ -147,6 +147,17 @@ def test_trials_come_in_order_of_their_numbers(
     assert [t.number for t in studies.trials(first.id, feasible=False)] == [1, 3]
 
 
+def test_any_numbers_of_trials_may_be_asked_for(
+    studies: Studies, new_study: NewStudy, new_trial: NewTrial
+) -> None:
+    study = studies.create_study(new_study())
+    for number in (3, 0, 2, 69_000):
+        studies.add_trial(study.id, new_trial(number))
+    asked = [*range(70_000, 0, -1), -1, 2**31, 2**70]  # more than fit into a statement
+    assert [t.number for t in studies.trials(study.id, numbers=asked)] == [2, 3, 69_000]
+    assert studies.trials(study.id, numbers=[]) == []
+
+
 @pytest.mark.parametrize("clash", [{"number": 0}, {"key": "key-0"}])
 def test_duplicate_trial_is_refused(
     studies: Studies, new_study: NewStudy, new_trial: NewTrial, clash: dict[str, Any]

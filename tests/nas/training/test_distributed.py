@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from nas.data import Dataset
 from nas.training.loop import fit
-from nas.training.recipes.sandwich import Sandwich
+from nas.training.recipe_text import parse_recipe
 from search_spaces.space import SearchSpace
 
 SCRIPT = """
@@ -23,20 +23,35 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 import search_spaces
 from nas.data import load_dataset
+from nas.errors import UsageError
 from nas.training.distributed import processes, this_device
 from nas.training.loop import fit
-from nas.training.recipes.sandwich import Sandwich
+from nas.training.recipe_text import parse_recipe
 
-recipe = Sandwich(epochs=2, examples_per_epoch=64, batch_size=16, optimizer="sgd")
-told = []
+data = load_dataset("digits")
 with processes(this_device()) as world:
-    trained = fit(
-        search_spaces.get("vit", "digits"), load_dataset("digits"), recipe, 3, progress=told.append
-    )
-    assert bool(told) == world.first
-    state = {k: v.contiguous() for k, v in trained.network.network.state_dict().items()}
-    save_file(state, Path(sys.argv[1]) / f"{world.rank}.safetensors")
+    for at, recipe in enumerate(sys.argv[2:]):
+        told = []
+        space = search_spaces.get("vit", "digits")
+        trained = fit(space, data, parse_recipe(recipe), 3, progress=told.append)
+        assert bool(told) == world.first
+        state = {k: v.contiguous() for k, v in trained.network.network.state_dict().items()}
+        save_file(state, Path(sys.argv[1]) / f"{at}.{world.rank}.safetensors")
+    try:
+        fit(space, data, parse_recipe("sandwich:batch_size=1"), 3)
+    except UsageError as error:
+        assert "Set batch_size of sandwich to 2 at least" in error.hint
+    else:
+        raise AssertionError("a process without examples")
 """
+SIZES = "epochs=1,examples_per_epoch=128,batch_size=16,optimizer=sgd,learning_rate=0.05"
+RECIPES = [  # on a network without batch norms, whose statistics are of each process's own
+    f"sandwich:{SIZES},random_subnets=1,accumulate=2",
+    f"progressive-shrinking:{SIZES}",
+    f"matformer:{SIZES},variant=summed",
+    f"multi-architecture:{SIZES}",
+    f"two-stage-distillation:{SIZES},ema=0.9",
+]
 
 
 def _free_port() -> int:
@@ -55,7 +70,7 @@ def test_two_processes_end_in_the_weights_of_one(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
             *("--master-addr", "127.0.0.1", "--master-port", str(_free_port())),
-            *(str(script), str(tmp_path)),
+            *(str(script), str(tmp_path), *RECIPES),
         ],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
@@ -63,10 +78,10 @@ def test_two_processes_end_in_the_weights_of_one(
         timeout=180,
         capture_output=True,
     )
-    recipe = Sandwich(epochs=2, examples_per_epoch=64, batch_size=16, optimizer="sgd")
-    alone = fit(space, data, recipe, 3).network.network.state_dict()
-    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
-    for name, weight in alone.items():
-        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
-        # Sums of gradients round otherwise. (Adam's first steps would make much of that.)
-        torch.testing.assert_close(first[name], weight, rtol=1e-5, atol=1e-5)
+    for at, text in enumerate(RECIPES):
+        alone = fit(space, data, parse_recipe(text), 3).network.network.state_dict()
+        first, second = (load_file(tmp_path / f"{at}.{rank}.safetensors") for rank in (0, 1))
+        for name, weight in alone.items():
+            torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+            # Sums of gradients round otherwise. (Adam's first steps would make much of that.)
+            torch.testing.assert_close(first[name], weight, rtol=1e-5, atol=1e-5)

@@ -156,7 +156,9 @@ def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
         read_foreign(str(tmp_path))
 
 
-@pytest.mark.parametrize("place", ["nowhere/w.safetensors", "/nowhere/at/all", "a//b", "w.pth"])
+@pytest.mark.parametrize(
+    "place", ["nowhere/w.safetensors", "/nowhere/at/all", "a//b", "w.pth", "a" * 5000]
+)
 def test_a_missing_file_is_one_line(place: str) -> None:
     with pytest.raises(NotFoundError, match="there is no file"):
         read_foreign(place, "")

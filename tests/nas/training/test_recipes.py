@@ -35,7 +35,10 @@ CASES = [  # recipe, space, data, fields
     ("progressive-shrinking", "ofa", "digits", {}),
     ("multi-architecture", "vit-resnas", "digits", {"opening": 0.5}),
     ("two-stage-distillation", "lighthubert", "vowels", {}),
-    ("two-stage-distillation", "vit", "digits", {}),  # which hides nothing of its input
+    # which hides nothing of its input; the second stage begins where an epoch does
+    ("two-stage-distillation", "vit", "digits", {"first": 0.5}),
+    ("sandwich", "ofa", "digits", {"random_subnets": 1, "accumulate": 2, "ema": 0.9}),
+    ("matformer", "vit", "digits", {"drop_path": 0.3, "optimizer": "sgd"}),
 ]
 IDS = [f"{recipe}-{space}" for recipe, space, _, _ in CASES]
 
@@ -158,6 +161,49 @@ def test_interrupted_and_continued_ends_in_the_same_weights(
     parts = fit(made, _data(data), recipe, seed=3, checkpoint=checkpoint)
     for key, weight in whole.network.state_dict().items():
         assert weight.equal(parts.network.state_dict()[key]), key
+
+
+ALL = [  # on a network without batch norms, whose statistics are of what runs at once
+    ("sandwich", {"random_subnets": 1}),
+    ("progressive-shrinking", {}),
+    ("matformer", {"variant": "sampled"}),
+    ("matformer", {"variant": "summed"}),
+    ("multi-architecture", {}),
+    ("two-stage-distillation", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "kw"), ALL)
+def test_accumulated_gradients_are_those_of_the_whole_batch(name: str, kw: dict[str, Any]) -> None:
+    sizes = {**SIZES, "epochs": 2, "optimizer": "sgd", "learning_rate": 0.05}
+    ended = []
+    for accumulate in (1, 4):
+        recipe = get_recipe(name, **sizes, **kw, accumulate=accumulate)
+        ended.append(fit(search_spaces.get("vit"), _data("digits"), recipe, seed=3))
+    whole, parts = (trained.network.state_dict() for trained in ended)
+    start = search_spaces.get("vit").supernet(3).state_dict()
+    for key, weight in whole.items():
+        torch.testing.assert_close(parts[key], weight, atol=1e-5, rtol=1e-5)
+    moved = max(float((w - start[k]).abs().max()) for k, w in whole.items())
+    assert moved > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("space", "name", "kw", "least"),
+    [
+        ("vit", "multi-architecture", {"accumulate": 5}, 20),
+        ("vit", "sandwich", {"batch_size": 300, "accumulate": 70}, 70),  # of 64 examples in all
+        ("ofa", "sandwich", {"batch_size": 1}, 2),
+        ("ofa", "multi-architecture", {"batch_size": 4}, 8),
+    ],
+)
+def test_parts_that_are_too_small_are_refused(
+    space: str, name: str, kw: dict[str, Any], least: int
+) -> None:
+    recipe = get_recipe(name, **{**SIZES, **kw})
+    with pytest.raises(UsageError, match="fewer than") as refused:
+        fit(search_spaces.get(space), _data("digits"), recipe, seed=3)
+    assert f"{least} at least" in refused.value.hint
 
 
 # --- progressive shrinking ------------------------------------------------------------------------
@@ -310,12 +356,12 @@ def test_multi_architecture_averages_over_the_examples() -> None:
     space, recipe = search_spaces.get("vit-resnas"), MultiArchitecture(batch_size=14)
     turn, network = _turn(recipe, space, _data("digits"), _moment(share=1.0), n=14)
     ours = _gradients(network, recipe.losses(turn))
-    assert len({len(turn.labels[at::4]) for at in range(4)}) == 2  # parts of unequal size
+    own = [slice(0, 4), slice(4, 8), slice(8, 11), slice(11, 14)]  # of unequal size
     each = [
         torch.nn.functional.cross_entropy(
-            turn.run(arch, turn.inputs[at::4]), turn.labels[at::4], reduction="sum"
+            turn.run(arch, turn.inputs[part]), turn.labels[part], reduction="sum"
         )
-        for at, arch in enumerate(turn.subnets)
+        for arch, part in zip(turn.subnets, own, strict=True)
     ]
     _assert_same(ours, _gradients(network, iter([(sum(each, torch.zeros(())), 1 / 14)])))
 
