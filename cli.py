@@ -367,19 +367,21 @@ def recipes(
 
 
 @app.command()
-def datasets() -> None:
+def datasets(as_json: AsJson = False) -> None:
     """List the data sets that need no path."""
     from nas import inquiry
 
-    print_rows(inquiry.list_data(), "no data sets")
+    rows = inquiry.list_data()
+    print_json(rows) if as_json else print_rows(rows, "no data sets")
 
 
 @app.command()
-def samplers() -> None:
+def samplers(as_json: AsJson = False) -> None:
     """List the ways to choose the next candidate."""
     from nas import inquiry
 
-    print_rows(inquiry.list_samplers(), "no samplers")
+    rows = inquiry.list_samplers()
+    print_json(rows) if as_json else print_rows(rows, "no samplers")
 
 
 @app.command()

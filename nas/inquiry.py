@@ -187,7 +187,9 @@ def _target_error(profile: DeviceProfile) -> str:
     products = profile.op_model("linear", profile.runtime.native)
     if products is not None and products.error is not None:
         return f"products {_error(products.error)}"
-    uppers = [u for m in profile.op_models if isinstance(u := m.params.get("upper"), float)]
+    forms = [model.params for model in profile.op_models]
+    named = [params.get(name) for params in forms for name in ("upper", "narrow_upper")]
+    uppers = [upper for upper in named if isinstance(upper, float)]
     if uppers:
         return f"never timed: bounds are {min(uppers):g} to {max(uppers):g} times the prediction"
     return _error(None)

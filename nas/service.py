@@ -194,7 +194,7 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
         cpu = None if measurer is None else measurer.device()
         here = {label: profile for label, profile in profiles.items() if can_verify(profile, cpu)}
         if not here:
-            named = [f"{p.device.name} under {p.runtime.name}" for p in profiles.values()]
+            named = [f"{_device(p)} under {p.runtime.name}" for p in profiles.values()]
             text = (
                 f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'} not {where}: nothing "
                 "was measured. Verify on the device itself, from the exported subnets."
@@ -210,6 +210,14 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
             found = read_study(studies, record)
     draw(found, options.out)
     return found
+
+
+def _device(profile: DeviceProfile) -> str:
+    """A profile's device, a processor with its cores: it is another with more or fewer."""
+    device = profile.device
+    if device.kind != "cpu" or device.cores is None:
+        return device.name
+    return f"{device.name} with {device.cores} core{'s' if device.cores > 1 else ''}"
 
 
 def _equipment(study: Study, profile: DeviceProfile) -> Equipment:

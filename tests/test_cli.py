@@ -412,6 +412,8 @@ def test_lookups(run: Run) -> None:
     code, out, _ = run("predict", "--target", "a100", "--arch", "depth=2", "--scheme", "int8")
     assert "90% coverage" in out
     assert run("samplers")[0] == 0
+    assert "guided" in [row["sampler"] for row in json.loads(run("samplers", "--json")[1])]
+    assert "pydoc" in [row["data"] for row in json.loads(run("datasets", "--json")[1])]
     code, out, _ = run("recipes")
     assert (code, "two-stage-distillation" in out) == (0, True)
     code, out, _ = run("recipes", "matformer")

@@ -5,6 +5,7 @@ Ray restarts an actor that is lost. Its candidate comes back as an outcome that 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from typing import Any
@@ -44,7 +45,7 @@ def join() -> tuple[Any, bool]:
                 address=os.environ.get("RAY_ADDRESS"),
                 log_to_driver=False,
                 include_dashboard=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
             )
     except Exception as error:  # Ray raises many kinds
         raise ExecutorError(

@@ -62,7 +62,9 @@ class RayMeasurer:
                 f"{', '.join(own)}.",
             )
         share = {label: float(offered[label])}
-        actor = self._ray.remote(num_cpus=0, resources=share, max_restarts=-1)(_Measuring)
+        # Ray itself makes a lost call again, once the actor is back: here it would still restart
+        tries = {"max_restarts": -1, "max_task_retries": ATTEMPTS - 1}
+        actor = self._ray.remote(num_cpus=0, resources=share, **tries)(_Measuring)
         self._actor = actor.remote()
 
     def __enter__(self) -> Self:
@@ -100,20 +102,17 @@ class RayMeasurer:
 
     def _ask(self, call: Any) -> Any:
         errors = self._ray.exceptions
-        lost: Exception | None = None
-        for _ in range(ATTEMPTS):
-            try:
-                return self._ray.get(call())
-            except errors.RayTaskError as failed:
-                if isinstance(failed.cause, MeasureError):
-                    raise failed.cause from None
-                raise ExecutorError(
-                    f"the node with {self.label!r} cannot measure: {describe(failed.cause)}",
-                    "Install the same versions there.",
-                ) from None
-            except errors.RayError as gone:
-                lost = gone
-        raise ExecutorError(
-            f"the node with {self.label!r} was lost {ATTEMPTS} times: {describe(lost)}",  # type: ignore[arg-type]
-            "Look at it, then verify again.",
-        )
+        try:
+            return self._ray.get(call())
+        except errors.RayTaskError as failed:
+            if isinstance(failed.cause, MeasureError):
+                raise failed.cause from None
+            raise ExecutorError(
+                f"the node with {self.label!r} cannot measure: {describe(failed.cause)}",
+                "Install the same versions there.",
+            ) from None
+        except errors.RayError as lost:
+            raise ExecutorError(
+                f"the node with {self.label!r} was lost {ATTEMPTS} times: {describe(lost)}",
+                "Look at it, then verify again.",
+            ) from None

@@ -44,7 +44,7 @@ def test_search_ends_where_the_database_is_away_as_it_gives_the_study_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nas.storage.database.BUSY_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("nas.storage.studies.RELEASE_PATIENCE_S", 0.1)
+    monkeypatch.setattr("nas.storage.holding.RELEASE_PATIENCE_S", 0.1)
     storage = f"sqlite:///{tmp_path / 'nas.db'}"
     options = RunOptions(storage=storage, study="s", out=tmp_path, export=False)
     with ExitStack() as locked:
