@@ -268,6 +268,32 @@ def test_cardinalities_are_the_published_ones() -> None:
     assert len(resolutions.choices[resolutions.index("resolution")].values) == 25
 
 
+def test_each_resolution_has_norms_of_its_own_in_the_small_supernet_alone() -> None:
+    space = search_spaces.get("ofa", "digits")
+    net = random_supernet(space).eval()
+    images = torch.randn(3, *space.input_shape)
+    resolutions = (4, 8, 16)
+    archs = [space.largest() | {"resolution": side} for side in resolutions]
+    before = [net.activate(arch)(images) for arch in archs]
+    for own in range(len(resolutions)):
+        norm = net.network.get_submodule("stages.1.0.project.norm")
+        assert isinstance(norm.weight, Tensor)
+        with torch.no_grad():
+            kept = norm.weight.clone()
+            norm.weight.view(len(resolutions), -1)[own] *= 2.0
+        differs = [
+            not net.activate(arch)(images).equal(out)
+            for arch, out in zip(archs, before, strict=True)
+        ]
+        assert differs == [other == own for other in range(len(resolutions))]
+        with torch.no_grad():
+            norm.weight.copy_(kept)
+    for preset in ("mbv3-w1.0", "proxyless-w1.3"):  # published supernets share theirs
+        published = search_spaces.get("ofa", preset)
+        assert isinstance(published, MobileSpace)
+        assert published.sizes.norm_sets == 1
+
+
 @pytest.mark.parametrize("preset", ["digits", *PRESETS])
 def test_counted_parameters_and_macs_are_those_of_the_network(preset: str) -> None:
     space = search_spaces.get("ofa", preset)
