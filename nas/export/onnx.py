@@ -147,7 +147,7 @@ def _keep_sums(model: onnx.ModelProto) -> None:
     """Write a sum that nothing but a layer norm reads so that ONNX Runtime leaves it alone.
 
     Of Add and LayerNormalization it makes a SkipLayerNormalization, which on CPUs takes longer than
-    both: 1.4 times at 24 features, 8 times at 768 (`benchmarks/post_norm.py`). It knows no such
+    both: twice as long at 24 features, 9 times at 768 (`benchmarks/post_norm.py`). It knows no such
     pattern for Sum, which computes the same.
     """
     graph = model.graph
