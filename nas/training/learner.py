@@ -41,10 +41,10 @@ class Learner:
         self.average: dict[str, Tensor] = {}
         self.updates = 0
         if recipe.ema:
-            self.average = {name: tensor.clone() for name, tensor in self._averaged().items()}
+            self.average = {name: tensor.clone() for name, tensor in self._numbers().items()}
         self.restart()
 
-    def _averaged(self) -> dict[str, Tensor]:
+    def _numbers(self) -> dict[str, Tensor]:
         """What an average is kept of: weights, and the statistics of batch norms beside them."""
         state = self.network.state_dict()
         return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
@@ -109,13 +109,13 @@ class Learner:
         # Early weights are far from the last ones: the average begins short.
         decay = min(self.recipe.ema, (1 + self.updates) / (10 + self.updates))
         with torch.no_grad():
-            for name, tensor in self._averaged().items():
+            for name, tensor in self._numbers().items():
                 self.average[name].lerp_(tensor, 1 - decay)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """The network with averaged weights, where the recipe has them, while this lasts."""
-        own = {n: t.clone() for n, t in self._averaged().items() if self.average}
+        own = {n: t.clone() for n, t in self._numbers().items() if self.average}
         self._copy(self.average)
         try:
             yield
@@ -129,7 +129,7 @@ class Learner:
 
     @torch.no_grad()
     def _copy(self, weights: Mapping[str, Tensor]) -> None:
-        own = self._averaged()
+        own = self._numbers()
         for name, weight in weights.items():
             own[name].copy_(weight)
 
