@@ -21,6 +21,8 @@ Prints one JSON object: sampler -> evaluations -> median share over the seeds; w
 number of evaluations. `--goal nsga2=1000` adds, under `reached`, the evaluations after which a
 quarter, half and three quarters of the seeds have the median share of that sampler after that
 many; null where they never have. `--picture` draws the shares against evaluations as a PNG.
+`--keep DIR` keeps each search there and takes those that are there: a run that was cut short goes
+on, and two with `--seeds 0-4` and `--seeds 5-9` fill the folder for one with `--seeds 10`.
 Among `--samplers` may be those of other packages, see peers.py.
 """
 
@@ -32,10 +34,12 @@ import math
 import sys
 import time
 from bisect import bisect_left
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from gpt2_surrogate import SCALES, read_gpt2
+from kept_searches import KeptSearches
 from known_problems import Floats, Known, read_table
 from peers import get_peer
 from search_picture import draw, drawn_at
@@ -62,11 +66,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--cost-known", action="append", default=[], metavar="NAME")
     parser.add_argument("--evaluations", default="50,100,250")
     parser.add_argument("--limit", action="append", default=[], metavar="SAMPLER=EVALUATIONS")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", default="10", metavar="NUMBER|FIRST-LAST")
     parser.add_argument("--samplers", default="guided,nsga2,random")
     parser.add_argument("--goal", metavar="SAMPLER=EVALUATIONS")
     parser.add_argument("--quartiles", action="store_true")
     parser.add_argument("--picture", type=Path, metavar="PNG")
+    parser.add_argument("--keep", type=Path, metavar="DIR")
     return parser
 
 
@@ -89,12 +94,26 @@ def plan(given: argparse.Namespace) -> dict[str, list[int]]:
         ) from None
     if set(limits) - set(samplers):
         raise UsageError("a limit is of a sampler that is not among --samplers.")
-    if evaluations[0] < 1 or given.seeds < 1:
-        raise UsageError("evaluations and seeds are 1 or more.")
+    if evaluations[0] < 1:
+        raise UsageError("evaluations are 1 or more.")
     found = {s: [n for n in evaluations if n <= limits.get(s, n)] for s in samplers}
     if not all(found.values()):
         raise UsageError("a limit is below the first number of evaluations.")
     return found
+
+
+def seeds_of(text: str) -> range:
+    """So many seeds from 0, or those from the first to the last.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    first, dash, last = text.partition("-")
+    if first.isdecimal() and (last.isdecimal() if dash else True):
+        seeds = range(int(first), int(last) + 1) if dash else range(int(first))
+        if seeds:
+            return seeds
+    raise UsageError(f"{text!r} are no seeds.", "Write --seeds 10, or --seeds 5-9.")
 
 
 def goal_of(text: str, samplers: dict[str, list[int]]) -> tuple[str, int]:
@@ -114,11 +133,13 @@ def goal_of(text: str, samplers: dict[str, list[int]]) -> tuple[str, int]:
 def title(given: argparse.Namespace) -> str:
     """Of the picture."""
     if given.gpt2 is not None:
-        return f"GPT-2 {given.scale} (surrogate): perplexity, latency; {given.seeds} seeds"
-    if given.supernet is not None:
-        return f"{given.supernet} on {given.target}: quality, latency; {given.seeds} seeds"
-    names = ", ".join(text.partition(":")[0] for text in given.objective)
-    return f"{given.table.stem}: {names}; {given.seeds} seeds"
+        what = f"GPT-2 {given.scale} (surrogate): perplexity, latency"
+    elif given.supernet is not None:
+        what = f"{given.supernet} on {given.target}: quality, latency"
+    else:
+        names = ", ".join(text.partition(":")[0] for text in given.objective)
+        what = f"{given.table.stem}: {names}"
+    return f"{what}; {len(seeds_of(given.seeds))} seeds"
 
 
 def read_problem(given: argparse.Namespace) -> Known:
@@ -138,19 +159,43 @@ def read_problem(given: argparse.Namespace) -> Known:
     return read_table(given.table, given.arch, given.objective, given.reference, given.cost_known)
 
 
-def run_all(known: Known, samplers: dict[str, list[int]], seeds: int) -> dict[str, list[Floats]]:
+def kept_searches(given: argparse.Namespace) -> KeptSearches | None:
+    """Where searches are kept, if anywhere.
+
+    Raises:
+        UsageError: if those there are of another problem.
+    """
+    if given.keep is None:
+        return None
+    if given.supernet is not None:
+        problem = {"supernet": given.supernet, "target": given.target}
+    elif given.gpt2 is not None:
+        problem = {"gpt2": given.gpt2.name, "scale": given.scale}
+    else:
+        named = ("arch", "objective", "reference", "cost_known")
+        problem = {"table": given.table.name} | {name: getattr(given, name) for name in named}
+    return KeptSearches(given.keep, problem)
+
+
+def run_all(
+    known: Known, samplers: dict[str, list[int]], seeds: range, kept: KeptSearches | None
+) -> dict[str, list[Floats]]:
     """Objectives of the trials of each seed's search, (n, objectives) each."""
     points: dict[str, list[Floats]] = {}
     for sampler, evaluations in samplers.items():
         begun, n = time.perf_counter(), evaluations[-1]
-        peer = get_peer(sampler)
-        points[sampler] = [
-            known.search(sampler, n, seed) if peer is None else peer(known, n, seed)
-            for seed in range(seeds)
-        ]
-        seconds = (time.perf_counter() - begun) / seeds
+        search = get_peer(sampler) or partial(_searched, sampler)
+        points[sampler] = []
+        for seed in seeds:
+            once = partial(search, known, n, seed)
+            points[sampler].append(once() if kept is None else kept.get(sampler, n, seed, once))
+        seconds = (time.perf_counter() - begun) / len(seeds)
         print(f"{sampler}: {seconds:.1f} s a seed", file=sys.stderr)
     return points
+
+
+def _searched(sampler: str, known: Known, trials: int, seed: int) -> Floats:
+    return known.search(sampler, trials, seed)
 
 
 def shares(known: Known, whole: float, points: list[Floats], evaluations: list[int]) -> Floats:
@@ -178,10 +223,10 @@ def run(given: argparse.Namespace) -> dict[str, dict[str, object]]:
     Raises:
         UsageError: if the arguments make no sense, or a sampler does not apply to the problem.
     """
-    samplers = plan(given)
+    samplers, seeds = plan(given), seeds_of(given.seeds)
     goal_from = None if given.goal is None else goal_of(given.goal, samplers)
     known = read_problem(given)
-    points = run_all(known, samplers, given.seeds)
+    points = run_all(known, samplers, seeds, kept_searches(given))
     best = [known.best()]
     if not known.exact:
         best += [each for one in points.values() for each in one]

@@ -46,6 +46,26 @@ def test_shares_grow_to_one(monkeypatch, table, capsys, name, size):
         assert 0 < share["6"] <= share[str(size)] == pytest.approx(1.0)
 
 
+def test_runs_that_keep_their_searches_together_are_one(monkeypatch, table, capsys):
+    path, folder = table / "full.csv", table / "kept"
+    more = ["--evaluations", "4,12", "--samplers", "guided,random", "--quartiles"]
+    assert run(monkeypatch, path, *more, "--seeds", "3") == 0
+    whole = capsys.readouterr().out
+    for seeds in ("0-1", "2-2"):
+        assert run(monkeypatch, path, *more, "--seeds", seeds, "--keep", str(folder)) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(search_tables, "_searched", lambda *_: pytest.fail("searched again"))
+    assert run(monkeypatch, path, *more, "--seeds", "3", "--keep", str(folder)) == 0
+    assert capsys.readouterr().out == whole
+
+    other = [*more, "--reference", "flops=1.1*max", "--keep", str(folder)]
+    assert run(monkeypatch, path, *other) == 2
+    assert "another problem" in capsys.readouterr().err
+    (folder / "random-12-seed1.npy").write_bytes(b"no array")
+    assert run(monkeypatch, path, *more, "--seeds", "3", "--keep", str(folder)) == 2
+    assert "random-12-seed1.npy is no kept search" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -54,6 +74,9 @@ def test_shares_grow_to_one(monkeypatch, table, capsys, name, size):
         (["--reference", "loss=1"], "those of the objectives"),
         (["--reference", "flops=2*mean"], "no reference"),
         (["--objective", "accuracy:up"], "NAME:max"),
+        (["--seeds", "0"], "no seeds"),
+        (["--seeds", "5-4"], "no seeds"),
+        (["--seeds", "five"], "no seeds"),
     ],
 )
 def test_what_makes_no_sense_is_refused(monkeypatch, table, capsys, more, message):
