@@ -2,7 +2,8 @@
 
 Every process draws the same subnets from the same seed and takes its share of the batch. An
 update reduces once: all gradients in one row, with the loss and the first process's clock behind
-them.
+them. Batch norms reduce beside it (see `joint_norms`): without that, processes would train
+something else than one process does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from nas.training.joint_norms import JointNorms
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class World:
         for gradient, part in zip(gradients, parts, strict=False):
             gradient.copy_(part.view_as(gradient))
         return tuple(parts[-1].tolist())
+
+    def joint_norms(self) -> contextlib.AbstractContextManager[object]:
+        """While this lasts, batch norms in training see the examples of all processes."""
+        return contextlib.nullcontext() if self.size == 1 else JointNorms()
 
     def from_first(self, figure: float, device: torch.device) -> float:
         """The first process's figure, on every process."""

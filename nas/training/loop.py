@@ -234,7 +234,8 @@ class _Job:
         recipe, batch = self.recipe, min(self.recipe.batch_size, self.per_epoch)
         parts, least = n_processes * recipe.accumulate, recipe.least_part
         why = ""
-        if self.learner.network.calibrates:  # the last images may be of one pixel
+        # The last images may be of one pixel. The processes' examples count together there.
+        if self.learner.network.calibrates and n_processes == 1:
             least, why = 2 * least, "; batch norms need two for each subnet that shares a part"
         if batch // parts < least:
             raise UsageError(
@@ -319,12 +320,13 @@ class _Job:
         """Change the weights once; the first loss and the share done by time, on every process."""
         learner, told = self.learner, 0.0
         learner.optimizer.zero_grad(set_to_none=True)
-        for turn, weight in turns:
-            losses = self.recipe.losses(replace(turn, subnets=subnets))
-            for at, (loss, scale) in enumerate(losses):
-                torch.autograd.backward(loss * (scale * weight))
-                if at == 0:
-                    told += float(loss.detach()) * weight
+        with self.world.joint_norms():
+            for turn, weight in turns:
+                losses = self.recipe.losses(replace(turn, subnets=subnets))
+                for at, (loss, scale) in enumerate(losses):
+                    torch.autograd.backward(loss * (scale * weight))
+                    if at == 0:
+                        told += float(loss.detach()) * weight
         by_time = self.clock.by_time() if self.world.first else 0.0
         told, by_time = self.world.reduce(learner.parameters.values(), told, by_time)
         norm = learner.clip()
@@ -338,13 +340,12 @@ class _Job:
     ) -> Iterator[tuple[Turn, float]]:
         """Prepared examples that run at once, with their share of the whole batch.
 
-        Processes and parts take every n-th example, so that a part's first half holds the same
-        examples as the batch's first half.
+        Parts, and processes of a part, take every n-th example, so that a part's first half holds
+        the same examples as the batch's first half.
         """
-        own = chosen[self.world.rank :: self.world.size]
         helpers = dict(self.learner.helpers.items())
         for first in range(self.recipe.accumulate):
-            part = own[first :: self.recipe.accumulate]
+            part = chosen[first :: self.recipe.accumulate][self.world.rank :: self.world.size]
             inputs, labels = self.data.train.batch(part)
             inputs, labels = inputs.to(self.device), labels.to(self.device)
             if self.data.augmentation != "none":

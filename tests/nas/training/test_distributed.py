@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+import search_spaces
 from nas.data import Dataset
 from nas.training.loop import fit
 from nas.training.recipe_text import parse_recipe
-from search_spaces.space import SearchSpace
 
 SCRIPT = """
 import sys
@@ -30,27 +30,34 @@ from nas.training.recipe_text import parse_recipe
 
 data = load_dataset("digits")
 with processes(this_device()) as world:
-    for at, recipe in enumerate(sys.argv[2:]):
+    for at, text in enumerate(sys.argv[2:]):
         told = []
-        space = search_spaces.get("vit", "digits")
+        name, recipe = text.split(" ")
+        space = search_spaces.get(name, "digits")
         trained = fit(space, data, parse_recipe(recipe), 3, progress=told.append)
         assert bool(told) == world.first
         state = {k: v.contiguous() for k, v in trained.network.network.state_dict().items()}
         save_file(state, Path(sys.argv[1]) / f"{at}.{world.rank}.safetensors")
     try:
-        fit(space, data, parse_recipe("sandwich:batch_size=1"), 3)
+        fit(search_spaces.get("vit", "digits"), data, parse_recipe("sandwich:batch_size=1"), 3)
     except UsageError as error:
         assert "Set batch_size of sandwich to 2 at least" in error.hint
     else:
         raise AssertionError("a process without examples")
 """
 SIZES = "epochs=1,examples_per_epoch=128,batch_size=16,optimizer=sgd,learning_rate=0.05"
-RECIPES = [  # on a network without batch norms, whose statistics are of each process's own
-    f"sandwich:{SIZES},random_subnets=1,accumulate=2",
-    f"progressive-shrinking:{SIZES}",
-    f"matformer:{SIZES},variant=summed",
-    f"multi-architecture:{SIZES}",
-    f"two-stage-distillation:{SIZES},ema=0.9",
+# On ofa the order of a sum's terms alone makes all the difference after eight steps (one process
+# with other instructions of the CPU is as far off), so those are of two.
+FEW = SIZES.replace("128", "32")
+TRAININGS = [  # ofa and vit-resnas have batch norms, whose statistics are of all processes
+    f"vit sandwich:{SIZES},random_subnets=1,accumulate=2",
+    f"vit progressive-shrinking:{SIZES}",
+    f"vit matformer:{SIZES},variant=summed",
+    f"vit multi-architecture:{SIZES}",
+    f"vit two-stage-distillation:{SIZES},ema=0.9",
+    f"ofa sandwich:{FEW},random_subnets=1,accumulate=2",
+    f"ofa progressive-shrinking:{FEW}",
+    f"vit-resnas multi-architecture:{FEW},ema=0.9",
 ]
 
 
@@ -60,9 +67,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_two_processes_end_in_the_weights_of_one(
-    space: SearchSpace, data: Dataset, tmp_path: Path
-) -> None:
+def test_two_processes_end_in_the_weights_of_one(data: Dataset, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     root = Path(__file__).parents[3]
@@ -70,7 +75,7 @@ def test_two_processes_end_in_the_weights_of_one(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
             *("--master-addr", "127.0.0.1", "--master-port", str(_free_port())),
-            *(str(script), str(tmp_path), *RECIPES),
+            *(str(script), str(tmp_path), *TRAININGS),
         ],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
@@ -78,8 +83,10 @@ def test_two_processes_end_in_the_weights_of_one(
         timeout=180,
         capture_output=True,
     )
-    for at, text in enumerate(RECIPES):
-        alone = fit(space, data, parse_recipe(text), 3).network.network.state_dict()
+    for at, text in enumerate(TRAININGS):
+        name, recipe = text.split(" ")
+        space = search_spaces.get(name, "digits")
+        alone = fit(space, data, parse_recipe(recipe), 3).network.network.state_dict()
         first, second = (load_file(tmp_path / f"{at}.{rank}.safetensors") for rank in (0, 1))
         for name, weight in alone.items():
             torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
