@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import search_spaces
 from nas.data import Dataset, load_dataset
@@ -34,3 +36,11 @@ def kept(
 ) -> TrainedSupernet:
     folder: Path = tmp_path_factory.mktemp("supernets")
     return train_supernet(space, data, tiny, 0, folder=folder)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
