@@ -160,7 +160,7 @@ def search(
     )
     with _progress() as listener:
         found = service.search(request, options, listener)
-    print_study(found, out, storage, as_json)
+    print_study(found, options, drawn=True, as_json=as_json)
 
 
 @app.command()
@@ -194,7 +194,7 @@ def resume(
     )
     with _progress() as listener:
         found = service.resume(study, trials, options, listener)
-    print_study(found, out, storage, as_json)
+    print_study(found, options, drawn=True, as_json=as_json)
 
 
 @app.command()
@@ -217,6 +217,7 @@ def pareto(
     from nas import archive
     from nas.errors import UsageError
     from nas.report.table import table_csv
+    from nas.request import RunOptions
 
     if csv and as_json:
         raise UsageError("--csv and --json are two outputs.", "Give one of them.")
@@ -226,7 +227,8 @@ def pareto(
     if csv:
         sys.stdout.write(table_csv(found))
     else:
-        print_study(found, out, storage, as_json)
+        options = RunOptions(storage=storage, out=out or DEFAULT_OUT)
+        print_study(found, options, drawn=out is not None, as_json=as_json)
 
 
 @app.command()
@@ -268,7 +270,7 @@ def verify(
     options = RunOptions(storage=storage, out=out, measure_on=measure_on)
     with _progress() as listener:
         found = service.verify(study, options, listener)
-    print_study(found, out, storage, as_json)
+    print_study(found, options, drawn=True, as_json=as_json)
 
 
 @app.command()

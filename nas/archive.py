@@ -268,11 +268,17 @@ def describer(study: Study) -> Callable[[FrontRow], tuple[str, str]]:
     return describe
 
 
-def summary(study: Study, out: Path | None, storage: str) -> list[str]:
-    """The lines under a front's table."""
+def summary(study: Study, options: RunOptions, drawn: bool) -> list[str]:
+    """The lines under a front's table.
+
+    Args:
+        study: whose front.
+        options: how it was run; of a study that is only looked at, where it is kept.
+        drawn: whether its pictures are in the folder of the options.
+    """
     rows = study.front
     lines = [""]
-    look = command(["studies", "show", study.name, "--failed"], storage)
+    look = command(["studies", "show", study.name, "--failed"], options.storage)
     failed = f" ({study.n_failed} failed: see `{look}`)"
     lines.append(
         f"{len(rows)} networks on the front, of {len(study.trials)} evaluated"
@@ -298,10 +304,9 @@ def summary(study: Study, out: Path | None, storage: str) -> list[str]:
         exported = [r.exported for r in seen.front if r.exported]
         if exported:
             lines.append(f"subnets{of}: {Path(exported[0]).parent}")
-    if out is not None:
+    if drawn:
         stem = picture_stem(study)
-        lines.append(f"pictures: {out / study.name / stem}.png, {stem}.html beside it")
-    options = RunOptions(storage=storage, out=out or DEFAULT_OUT)
+        lines.append(f"pictures: {options.out / study.name / stem}.png, {stem}.html beside it")
     done = len(study.trials)
     total = None if done < int(record.request["asked"]["trials"]) else 2 * done
     lines.append(f"more trials: {resume_command(study.name, total, options)}")

@@ -163,7 +163,8 @@ def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
     code, out, err = run(*SEARCH, "--trials", "6", "--no-export")
     assert code == 0, err
     assert "does not bind" in out
-    assert "nas resume vit-digits-a100-5ms" in out
+    # The offer is to go on as the search was run.
+    assert out.endswith("more trials: nas resume vit-digits-a100-5ms --trials 12 --no-export\n")
     assert (tmp_path / "nas-out/vit-digits-a100-5ms/front.png").stat().st_size > 10_000
     assert "<html>" in (tmp_path / "nas-out/vit-digits-a100-5ms/front.html").read_text()[:200]
 

@@ -15,6 +15,7 @@ from nas.report.columns import Column, Table
 
 if TYPE_CHECKING:
     from nas.comparison import Compared
+    from nas.request import RunOptions
     from nas.study import Study
 
 Row = Mapping[str, Any]
@@ -55,13 +56,13 @@ def print_rows(rows: list[dict[str, Any]], empty: str) -> None:
 # --- what the commands show ---------------------------------------------------------------------
 
 
-def print_study(study: Study, out: Path | None, storage: str, as_json: bool) -> None:
+def print_study(study: Study, options: RunOptions, drawn: bool, as_json: bool) -> None:
     """The front of a study, and what is to be said of it, or all of it as JSON.
 
     Args:
         study: whose front.
-        out: folder of its pictures, if they were drawn.
-        storage: SQLAlchemy URL that the study is kept under.
+        options: how it was run, or where it is kept.
+        drawn: whether its pictures were drawn.
         as_json: print one JSON object and nothing else.
     """
     if as_json:
@@ -71,7 +72,7 @@ def print_study(study: Study, out: Path | None, storage: str, as_json: bool) -> 
     from nas.report.table import front_table
 
     print_table(front_table(study, archive.describer(study)))
-    print_lines(archive.summary(study, out, storage))
+    print_lines(archive.summary(study, options, drawn))
 
 
 def print_space(shown: Row) -> None:

@@ -279,6 +279,8 @@ def test_a_running_study_is_watched_to_its_end(place: Place) -> None:
     assert "trial 6 of 20" in said[0].text
     assert "trial 9 of 20" in said[-1].text
     assert lines[-1] == f"nobody runs it; go on with: nas resume full --storage {place.storage}"
-    unfinished = archive.summary(archive.open_study("full", place.storage), None, place.storage)
+    unfinished = archive.summary(
+        archive.open_study("full", place.storage), RunOptions(storage=place.storage), drawn=False
+    )
     assert unfinished[-1] == f"more trials: nas resume full --storage {place.storage}"
     assert lines[0].startswith("full: 9 of 20 trials")

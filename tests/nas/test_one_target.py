@@ -102,7 +102,7 @@ def test_a_target_sees_its_own_figures_words_and_budgets(place: Place) -> None:
     first = place.open("a100").trials[0]
     assert first == replace(both.trials[0], target_costs=None)
     line = f"quality is that in the arithmetic of a100 ({both.record.runtime})"
-    assert line in archive.summary(seen, None, place.storage)
+    assert line in archive.summary(seen, RunOptions(storage=place.storage), drawn=False)
     with pytest.raises(NotFoundError, match="no target of study 'both': 't4'"):
         place.open("t4")
 
@@ -135,7 +135,7 @@ def test_reports_name_each_target(place: Place) -> None:
     assert len(body) == len(study.front)
     assert head[0].split() == ["a100", "a100", PI, PI, PI, PI]
     assert head[1].split()[3:9] == ["latency", "bound", "latency", "bound", "measured", "agree"]
-    text = "\n".join(archive.summary(study, None, place.storage))
+    text = "\n".join(archive.summary(study, RunOptions(storage=place.storage), drawn=False))
     assert "quality is that in the arithmetic of a100 (cudagraph), the first target" in text
     assert f"(b bf16, fp32 on {PI}; 8 int8)" in text
     assert f"latency on {PI}: " in text
