@@ -259,6 +259,7 @@ def draw_target(name: str, folder: Path) -> Path:
 
     Raises:
         NotFoundError, ProfileError: if there is no such target or file.
+        UsageError: if it has nothing to draw.
         ExportError: if the picture cannot be written.
     """
     from nas.report.target_pictures import save_profile

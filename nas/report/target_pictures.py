@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hw_profiles.profile import DeviceProfile, NetworkTiming
 from nas.comparison import Compared
+from nas.errors import UsageError
 from nas.report.picture import save_figure
 from predictors.latency import latency_predictor
 from predictors.measured_ops import errors_of_ops
@@ -23,18 +24,33 @@ def save_profile(profile: DeviceProfile, path: Path) -> None:
     """Draw what a profile knows of its own errors.
 
     Whole networks, predicted against measured with bounds; errors by kind of op; the anchor's
-    readings over the session. A panel without figures says why it is empty.
+    readings over the session. What it has no figures of gets no panel; a line says why.
 
     Raises:
+        UsageError: if it has no figures at all, as one derived from a sheet.
         ExportError: if the file cannot be written.
         ProfileError: if the profile's numbers are broken.
     """
-    figure, (networks, ops, drift) = _figure(3)
-    _draw_networks(profile, networks)
-    _draw_ops(profile, ops)
-    _draw_drift(profile, drift)
+    has_networks = bool(profile.networks) and profile.network is not None
+    has_ops = bool(profile.ops) or any(m.error is not None for m in profile.op_models)
+    has_drift = profile.anchor is not None and bool(profile.anchor.relative)
+    panels = (
+        (_draw_networks, has_networks, "no whole network was timed"),
+        (_draw_ops, has_ops, "no op was timed on this device"),
+        (_draw_drift, has_drift, "no anchor was read"),
+    )
+    drawn = [draw for draw, has, _ in panels if has]
+    if not drawn:
+        raise UsageError(
+            f"nothing of {profile.name} was compared with timings: there are no errors to draw.",
+            f"Draw it beside another target: `nas targets compare {profile.name} a100 --out DIR`.",
+        )
+    figure, all_axes = _figure(len(drawn))
+    for draw, axes in zip(drawn, all_axes, strict=True):
+        draw(profile, axes)
     runtime = f"{profile.runtime.name} {profile.runtime.version}".strip()
     figure.suptitle(f"{profile.name}: {profile.device.name}, {runtime}", fontsize=11)
+    figure.supxlabel("; ".join(why for _, has, why in panels if not has), fontsize=9, color=_GREY)
     save_figure(figure, path)
 
 
@@ -59,10 +75,8 @@ def save_comparison(compared: Compared, path: Path) -> None:
 
 
 def _draw_networks(profile: DeviceProfile, axes: Any) -> None:
+    assert profile.network is not None
     axes.set_title("whole networks", fontsize=10)
-    if not profile.networks or profile.network is None:
-        _empty(axes, "no whole network was timed")
-        return
     networks, predicted, upper = _as_calibrated(profile)
     measured = np.array([n.timing.median_ms for n in networks])
     held_out = np.array([n.held_out for n in networks])
@@ -115,9 +129,6 @@ def _draw_ops(profile: DeviceProfile, axes: Any) -> None:
         axes.set_xlabel("error (%), quartiles of ops of that kind")
     else:
         known = [m for m in profile.op_models if m.error is not None]
-        if not known:
-            _empty(axes, "no op was timed on this device")
-            return
         labels = [f"{m.kind} {m.precision} ({m.provenance})" for m in known]
         axes.barh(labels, [m.error.mape for m in known if m.error], color=_BLUE)
         axes.set_xlabel("mean absolute error (%)")
@@ -128,9 +139,7 @@ def _draw_ops(profile: DeviceProfile, axes: Any) -> None:
 def _draw_drift(profile: DeviceProfile, axes: Any) -> None:
     axes.set_title("speed of the machine while it was measured", fontsize=10)
     anchor = profile.anchor
-    if anchor is None or not anchor.relative:
-        _empty(axes, "no anchor was read")
-        return
+    assert anchor is not None
     slower = 100 * (np.array(anchor.relative) - 1)
     axes.plot(anchor.times_s, slower, ".", color=_BLUE, markersize=2)
     axes.axhline(100 * (anchor.slow_above - 1), color=_GREY, linewidth=0.8, linestyle="--")
@@ -174,9 +183,3 @@ def _plain_log(axis: Any) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-def _empty(axes: Any, why: str) -> None:
-    axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes, color=_GREY)
-    axes.set_xticks([])
-    axes.set_yticks([])

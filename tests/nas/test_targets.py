@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -153,10 +154,20 @@ def test_a_profile_is_drawn_whether_measured_or_fitted(
     tmp_path: Path, profile: DeviceProfile
 ) -> None:
     save_profile(profile, tmp_path / "p.png")
-    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    picture = (tmp_path / "p.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    # A panel for each that it has figures of: the errors of ops, and of what was measured more.
+    width, height = struct.unpack(">II", picture[16:24])
+    assert (width > 2 * height) == bool(profile.networks)
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="cannot write"):
         save_profile(profile, tmp_path / "file" / "p.png")
+
+
+def test_a_profile_without_errors_says_what_to_draw_instead(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no errors to draw") as refused:
+        save_profile(registry.load("raspberry-pi-4"), tmp_path / "p.png")
+    assert "nas targets compare raspberry-pi-4 a100" in refused.value.hint
 
 
 def test_errors_of_ops_are_of_ops_that_were_left_out() -> None:
