@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_profiles.errors import NotFoundError, nearest
+from hw_profiles.errors import NotFoundError, UsageError, nearest
 from search_spaces.choices import Choice, ChoiceSet, Genomes, Value
 from search_spaces.space import SearchSpace
 
@@ -121,13 +121,21 @@ def parse_architecture(space: SearchSpace, text: str) -> dict[str, Value]:
     A name without a layer index sets every layer: `depth=3,heads=2,ffn=M`.
 
     Raises:
-        NotFoundError: if a choice is unknown.
-        UsageError: if a value is not among the choice's.
+        NotFoundError: if a choice is unknown, or a value is not among the choice's.
+        UsageError: if the text is empty.
     """
     if text in ("largest", "smallest"):
         return space.largest() if text == "largest" else space.smallest()
     row = space.choices.extreme(largest=True)[0]
-    for part in filter(None, (p.strip() for p in text.split(","))):
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise UsageError(
+            f"{text!r} is no architecture.",
+            f"Write `largest`, `smallest`, or choices over the largest: "
+            f"{space.choices.names[0]}={space.choices.choices[0].values[0]}; "
+            f"`nas spaces {space.name}` lists them.",
+        )
+    for part in parts:
         name, _, value = part.partition("=")
         matching = [
             c for c in space.choices.choices if c.name == name or c.name.split(".")[-1] == name

@@ -120,6 +120,7 @@ def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
         (("targets", "compare", "a100", "a100", "--space", "vti"), 4, "'vit'"),
         (("predict", "--target", "a100", "--arch", "heads=9"), 4, "Choose one of"),
         (("predict", "--target", "a100", "--arch", "wings=2"), 4, "choice"),
+        (("predict", "--target", "a100", "--arch", " ,"), 2, "nas spaces vit"),
         (("predict", "--target", "a100", "--scheme", "int9"), 4, "'int8'"),
         (("predict", "--target", "a100", "--batch-size", "0"), 2, "at least 1"),
         (("profile", "--device", "tpu"), 2, "cpu"),
