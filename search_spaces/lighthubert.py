@@ -35,11 +35,12 @@ from hw_profiles.errors import UsageError
 from hw_profiles.op import Op
 from search_spaces.choices import Choice, ChoiceSet, Condition, Value
 from search_spaces.elastic import (
-    Attention,
     Elastic,
     ElasticLinear,
     Supernet,
     Toolbox,
+    sort_heads,
+    sort_units,
     within,
 )
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
@@ -482,8 +483,8 @@ class LightHubertSpace(SearchSpace):
         for i in s.layers(max(s.depth)):
             layer = network.get_submodule(f"layers.{i}")
             assert isinstance(layer, Layer)
-            _sort_heads(layer.attention)
-            _sort_units(layer.fc1, layer.fc2, places)
+            sort_heads(layer.attention)
+            sort_units([layer.fc1], layer.fc2, places)
             done += [f"layers.{i}.heads", f"layers.{i}.ffn"]
         return tuple(done)
 
@@ -529,29 +530,6 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "fc1": ("fc1",),
     "fc2": ("fc2",),
 }
-
-
-@torch.no_grad()
-def _sort_heads(attention: Attention) -> None:
-    qkv, proj = attention.qkv, attention.proj
-    grid = (-1, attention.head_width)
-    weight, bias = qkv.weight.unflatten(0, (3, *grid)), qkv.bias.unflatten(0, (3, *grid))
-    out = proj.weight.unflatten(1, grid)
-    importance = weight.abs().sum((0, 2, 3)) + bias.abs().sum((0, 2)) + out.abs().sum((0, 2))
-    order = importance.argsort(descending=True, stable=True)
-    qkv.weight.copy_(weight[:, order].flatten(0, 2))
-    qkv.bias.copy_(bias[:, order].flatten())
-    proj.weight.copy_(out[:, order].flatten(1))
-
-
-@torch.no_grad()
-def _sort_units(fc1: nn.Linear, fc2: nn.Linear, places: Tensor) -> None:
-    importance = fc1.weight.abs().sum(1) + fc1.bias.abs() + fc2.weight.abs().sum(0)
-    order = torch.empty_like(places)
-    order[places] = importance.argsort(descending=True, stable=True)
-    fc1.weight.copy_(fc1.weight[order])
-    fc1.bias.copy_(fc1.bias[order])
-    fc2.weight.copy_(fc2.weight[:, order])
 
 
 @register_space("lighthubert", tuple(PRESETS), "HuBERT speech encoder, LightHuBERT's supernets")

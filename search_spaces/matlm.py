@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from hw_profiles.errors import UsageError
 from hw_profiles.op import Op
 from search_spaces.choices import Choice, ChoiceSet, Value
-from search_spaces.elastic import Supernet, Toolbox
+from search_spaces.elastic import Supernet, Toolbox, sort_units
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
 
 # --- sizes --------------------------------------------------------------------------------------
@@ -293,6 +293,17 @@ class MatlmSpace(SearchSpace):
                 f"layers.{i}.mlp.down": (units, self.sizes.width),
             }
         return found
+
+    def sort(self, network: nn.Module, trained: int = 0) -> tuple[str, ...]:
+        """Put hidden units of most weight first, for a start from a plain network."""
+        if trained:  # units have no sets that are kept apart
+            return ()
+        done = []
+        for name, layer in network.named_modules():
+            if isinstance(layer, Mlp):
+                sort_units([layer.gate, layer.up], layer.down)
+                done.append(f"{name} hidden units")
+        return tuple(done)
 
     def ops(self, kind: str, batch: int, *values: Value) -> list[LayerOp]:
         s = self.sizes

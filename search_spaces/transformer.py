@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hw_profiles.op import Op
-from search_spaces.elastic import Toolbox
+from search_spaces.elastic import Toolbox, sort_heads, sort_units
 from search_spaces.space import LayerOp
 
 EPS = 1e-6
@@ -85,6 +85,17 @@ class Layer(nn.Module):
             norm,
             *mlp_ops(batch * tokens, embed, hidden),
         ]
+
+
+def sort_layers(network: nn.Module) -> tuple[str, ...]:
+    """Put heads and hidden units of most weight first in every layer; what was sorted."""
+    done = []
+    for name, layer in network.named_modules():
+        if isinstance(layer, Layer):
+            sort_heads(layer.attention)
+            sort_units([layer.mlp.fc1], layer.mlp.fc2)
+            done += [f"{name}.attention heads", f"{name}.mlp hidden units"]
+    return tuple(done)
 
 
 def norm_op(rows: int, embed: int) -> LayerOp:

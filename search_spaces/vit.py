@@ -23,7 +23,7 @@ from hw_profiles.op import Op
 from search_spaces.choices import Choice, ChoiceSet, Condition, Value
 from search_spaces.elastic import Supernet, Toolbox, resample_positions
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
-from search_spaces.transformer import EPS, GROUPS, Layer
+from search_spaces.transformer import EPS, GROUPS, Layer, sort_layers
 
 # --- sizes --------------------------------------------------------------------------------------
 
@@ -179,6 +179,14 @@ class VitSpace(SearchSpace):
             heads = int(arch[f"layers.{i}.heads"])
             widths |= Layer.slices(f"layers.{i}", embed, heads, hidden)
         return widths
+
+    def sort(self, network: nn.Module, trained: int = 0) -> tuple[str, ...]:
+        """Put heads and hidden units of most weight first, for a start from a plain network.
+
+        The embedding's features stay: an order of them, one for all layers, helped some widths and
+        harmed others.
+        """
+        return () if trained else sort_layers(network)  # no sets of them are kept apart
 
     def ops(self, kind: str, batch: int, *values: Value) -> list[LayerOp]:
         s = self.sizes

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from hw_profiles.op import Op
 from search_spaces.choices import Choice, ChoiceSet, Condition, Value
-from search_spaces.elastic import Attention, Supernet, Toolbox
+from search_spaces.elastic import Supernet, Toolbox
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
-from search_spaces.transformer import EPS, GROUPS, Layer, Mlp
+from search_spaces.transformer import EPS, GROUPS, Layer, sort_layers
 
 # --- sizes --------------------------------------------------------------------------------------
 
@@ -333,16 +333,7 @@ class ViTResNASSpace(SearchSpace):
         return found
 
     def sort(self, network: nn.Module, trained: int = 0) -> tuple[str, ...]:
-        if trained:  # heads and units have no sets that are kept apart
-            return ()
-        done = []
-        with torch.no_grad():
-            for name, layer in network.named_modules():
-                if isinstance(layer, Layer):
-                    _sort_heads(layer.attention)
-                    _sort_hidden(layer.mlp)
-                    done += [f"{name}.attention heads", f"{name}.mlp hidden units"]
-        return tuple(done)
+        return () if trained else sort_layers(network)  # no sets of them are kept apart
 
     def ops(self, kind: str, batch: int, *values: Value) -> list[LayerOp]:
         sizes = [int(value) for value in values]
@@ -424,31 +415,6 @@ class ViTResNASSpace(SearchSpace):
             texts.append("".join(named))
         widths = "/".join(str(arch[f"stages.{s}.embed"]) for s in range(len(stages)))
         return f"e{widths} {'/'.join(texts)}"
-
-
-def _sort_hidden(mlp: Mlp) -> None:
-    """Hidden units by the magnitudes of all weights that touch them, largest first."""
-    fc1, fc2 = mlp.fc1, mlp.fc2
-    order = fc1.weight.abs().sum(1).add(fc1.bias.abs()).add(fc2.weight.abs().sum(0))
-    order = order.argsort(descending=True, stable=True)
-    fc1.weight.copy_(fc1.weight[order])
-    fc1.bias.copy_(fc1.bias[order])
-    fc2.weight.copy_(fc2.weight[:, order])
-
-
-def _sort_heads(attention: Attention) -> None:
-    """Whole heads likewise: rows of q, k, v and columns of the projection move together."""
-    qkv, proj = attention.qkv, attention.proj
-    inner = proj.in_features
-    heads = inner // attention.head_width
-    weight = qkv.weight.view(3, heads, -1, qkv.in_features)
-    bias = qkv.bias.view(3, heads, -1)
-    columns = proj.weight.view(proj.out_features, heads, -1)
-    order = weight.abs().sum((0, 2, 3)) + bias.abs().sum((0, 2)) + columns.abs().sum((0, 2))
-    order = order.argsort(descending=True, stable=True)
-    qkv.weight.copy_(weight[:, order].flatten(0, 2))
-    qkv.bias.copy_(bias[:, order].flatten())
-    proj.weight.copy_(columns[:, order].flatten(1))
 
 
 @register_space(

@@ -23,7 +23,7 @@ import search_spaces
 from hw_profiles.errors import UsageError
 from search_spaces.choices import Value
 from search_spaces.elastic import Supernet
-from search_spaces.matlm import GRANULARITY, PRESETS, MatlmSpace, Sizes, Stretch
+from search_spaces.matlm import GRANULARITY, PRESETS, MatlmSpace, Mlp, Sizes, Stretch
 
 SPACE = MatlmSpace("pydoc", PRESETS["pydoc"])
 # Two keys for four heads, a head of its own, frequencies that are slow, fast and in between.
@@ -332,6 +332,30 @@ def test_describe_is_short_and_tells_architectures_apart() -> None:
     assert len({SPACE.describe(SPACE.choices.decode(g)) for g in genomes}) == len(genomes)
     longest = search_spaces.get("matlm", "1b")
     assert len(longest.describe(longest.largest())) < 60
+
+
+# --- sorting ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(SPACES))
+def test_sorting_moves_whole_units_and_leaves_the_largest_s_output(name: str) -> None:
+    space = SPACES[name]
+    network, tokens = random_supernet(space).eval().network, text(space)
+    layers = [m for m in network.modules() if isinstance(m, Mlp)]
+
+    def units(layer: Mlp) -> Tensor:
+        return torch.cat([layer.gate.weight, layer.up.weight, layer.down.weight.T], dim=1)
+
+    with torch.no_grad():
+        before, old = network(tokens), [units(layer) for layer in layers]
+        assert len(space.sort(network)) == len(layers)
+        torch.testing.assert_close(network(tokens), before, atol=1e-5, rtol=1e-5)
+        for was, layer in zip(old, layers, strict=True):
+            now = units(layer)
+            assert now.abs().sum(1).diff().max() <= 1e-4  # sums in another order round otherwise
+            assert now[now[:, 0].argsort()].equal(was[was[:, 0].argsort()])
+            assert not now.equal(was)
+    assert space.sort(network, trained=1) == ()
 
 
 # --- tied weights -------------------------------------------------------------------------------

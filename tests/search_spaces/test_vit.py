@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from agreement import assert_plain
+from agreement import assert_plain, assert_sorts_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -281,3 +281,9 @@ def test_positions_that_are_no_square_grid_s_are_refused(positions: int) -> None
     state["pos_embed"] = torch.zeros(1, positions, 192)
     with pytest.raises(UsageError, match=f"{positions} positions"):
         SPACE.from_reference("timm", state)
+
+
+@pytest.mark.parametrize("elastic", [True, False])
+def test_sorting_moves_whole_heads_and_leaves_the_largest_s_output(elastic: bool) -> None:
+    images = torch.randn(3, *SPACE.input_shape, generator=torch.Generator().manual_seed(3))
+    assert_sorts_layers(SPACE, random_supernet(), images, elastic)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from agreement import assert_plain
+from agreement import assert_plain, assert_sorts_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -371,37 +371,9 @@ def test_batch_norms_see_the_same_in_every_subnet_and_need_no_calibration() -> N
 # --- sorting ------------------------------------------------------------------------------------
 
 
-def heads_of(layer: Layer) -> Tensor:
-    """All numbers of each head, (heads, numbers)."""
-    qkv, proj = layer.attention.qkv, layer.attention.proj
-    n = proj.in_features // layer.attention.head_width
-    parts = [t.unflatten(0, (3, n, -1)).transpose(0, 1).flatten(1) for t in (qkv.weight, qkv.bias)]
-    parts.append(proj.weight.unflatten(1, (n, -1)).transpose(0, 1).flatten(1))
-    return torch.cat(parts, dim=1).detach().clone()
-
-
-def units_of(layer: Layer) -> Tensor:
-    """All numbers of each hidden unit, (units, numbers)."""
-    fc1, fc2 = layer.mlp.fc1, layer.mlp.fc2
-    return torch.cat([fc1.weight, fc1.bias[:, None], fc2.weight.T], dim=1).detach().clone()
-
-
 @pytest.mark.parametrize("elastic", [True, False])
 def test_sorting_moves_whole_heads_and_leaves_the_largest_s_output(elastic: bool) -> None:
-    net = random_supernet().eval()
-    network = net.network if elastic else net.extract(SPACE.largest())
-    layers = {n: m for n, m in network.named_modules() if isinstance(m, Layer)}
-    with torch.no_grad():
-        before = network(images(3))
-        old = {name: (heads_of(layer), units_of(layer)) for name, layer in layers.items()}
-        assert len(SPACE.sort(network)) == 2 * len(layers)
-        torch.testing.assert_close(network(images(3)), before, atol=1e-5, rtol=1e-5)
-    moved = 0
-    for name, layer in layers.items():
-        for was, now in zip(old[name], (heads_of(layer), units_of(layer)), strict=True):
-            assert now.equal(was[was.abs().sum(1).argsort(descending=True)])
-            moved += not now.equal(was)
-    assert moved > len(layers)  # units of every layer, and heads of some
+    assert_sorts_layers(SPACE, random_supernet(), images(3), elastic)
 
 
 def test_describe_tells_architectures_apart() -> None:

@@ -53,7 +53,7 @@ class MultiArchitecture(Recipe):
         "opening": SHARE,
     }
 
-    version: int = 2
+    version: int = 3
     architectures: int = 4
     opening: float = 0.25
 

@@ -87,6 +87,7 @@ class ProgressiveShrinking(Recipe):
 
     allowed: ClassVar[Mapping[str, Allowed]] = {**Recipe.allowed, "soft_labels": FROM_ZERO}
 
+    version: int = 2
     epochs: int = 32
     examples_per_epoch: int | None = 8192
     batch_size: int = 32

@@ -95,11 +95,12 @@ def test_another_classifier_is_left_as_initialised_and_said_so(
         initial.state["head.weight"], space.supernet(1).network.state_dict()["head.weight"]
     )
     assert len(initial.kept) == len(initial.state) - 2
-    first, second = initial.lines()
+    first, second, third = initial.lines()
     assert "99." in first
     assert second == (
         "as initialised: head.weight (10x64 given, 3x64 needed), head.bias (10 given, 3 needed)"
     )
+    assert third.startswith("sorted by importance: layers.0.attention heads, ")
 
 
 class Scaled(VitSpace):
