@@ -26,8 +26,12 @@ from search_spaces.choices import Genomes
 
 BATCH = 8
 BATCH_SHARE = 1 / 12
-"""Trials of a batch: at least so many, or so large a share of those before it."""
+MOST_BATCH = 256
+"""Trials of a batch: at least so many, or so large a share of those before it, up to so many."""
 MIN_FITTED = 5
+MOST_FITTED = 3_000
+"""Of more trials, imported ones say, predictors take those nearest to the front and an even share
+of the rest: their time grows with the cube of the number, their memory with its square."""
 SHORTLIST = 512
 """Genomes of a pool that stay in the running for the trials of its batch."""
 OPTIMISM = 1.0
@@ -52,6 +56,7 @@ class _Batch:
 
     Attributes:
         start: trials told before it.
+        left_out: those of them that the predictors do not take, for there are too many.
         models: a predictor for each costly objective.
         pool: unseen feasible genomes, (n, genes).
         rows: of the pool, for the predictors, (n, genes + features).
@@ -59,6 +64,7 @@ class _Batch:
     """
 
     start: int
+    left_out: NDArray[np.int64]
     models: tuple[AccuracyPredictor, ...]
     pool: Genomes
     rows: Floats
@@ -113,17 +119,18 @@ class Guided(GenomeSampler):
     def _start(self, n: int) -> int:
         """Trials told before the batch that the trial after `n` told ones is in."""
         start = min(n, self.n_design)
-        while (end := start + max(BATCH, int(BATCH_SHARE * start))) <= n:
+        while (end := start + max(BATCH, min(int(BATCH_SHARE * start), MOST_BATCH))) <= n:
             start = end
         return start
 
     def _learn(self, told: Told, start: int) -> _Batch:
         """Fit the predictors to the first `start` trials and search on their predictions."""
         kept = np.flatnonzero(told.complete[:start])
-        rows, values = self.problem.rows(told.genomes[kept]), told.values[kept]
+        fitted = kept[_nearest(told.values[kept], MOST_FITTED)]
+        rows, values = self.problem.rows(told.genomes[fitted]), told.values[fitted]
         models = tuple(
             AccuracyPredictor(self.problem.choices, maximise=False).fit(
-                rows, values[:, k], told.noise[kept]
+                rows, values[:, k], told.noise[fitted]
             )
             for k in np.flatnonzero(~self._known)
         )
@@ -140,7 +147,8 @@ class Guided(GenomeSampler):
         gain = gains(told.values[kept], optimistic, self._worst(told, start))
         keep = np.sort(np.argsort(-_rounded(gain), kind="stable")[:SHORTLIST])
         pool = pool[keep]
-        return _Batch(start, models, pool, self.problem.rows(pool), self.problem.known_costs(pool))
+        rows, costs = self.problem.rows(pool), self.problem.known_costs(pool)
+        return _Batch(start, np.setdiff1d(kept, fitted), models, pool, rows, costs)
 
     def _search(self, models: tuple[AccuracyPredictor, ...], told: Told, start: int) -> Scored:
         """What pymoo visits between the best trials and what they predict."""
@@ -201,7 +209,7 @@ class Guided(GenomeSampler):
         left = _absent(batch.pool, seen)
         if not left.any():
             return None
-        kept = np.flatnonzero(told.complete)
+        kept = np.setdiff1d(np.flatnonzero(told.complete), batch.left_out)
         rows = self.problem.rows(told.genomes[kept])
         for model, k in zip(batch.models, np.flatnonzero(~self._known), strict=True):
             model.condition(rows, told.values[kept, k], told.noise[kept])
@@ -276,6 +284,25 @@ class Guided(GenomeSampler):
             "gain": gain,
             "fitted_trials": batch.start,
         }
+
+
+def _nearest(values: Floats, most: int) -> NDArray[np.int64]:
+    """At most so many rows of objectives, minimised, (n, k): the nearest to the front and others.
+
+    Half are the nearest, by how much of each objective's range they would have to gain to be on
+    it; the others are spread evenly over the rest.
+    """
+    if len(values) <= most:
+        return np.arange(len(values))
+    front = np.unique(values[non_dominated(values, [False] * values.shape[1])], axis=0)
+    span = np.maximum(np.ptp(values, axis=0), 1e-300)
+    behind = np.full(len(values), np.inf)
+    for point in front:
+        np.minimum(behind, ((values - point) / span).max(axis=1), out=behind)
+    order = np.argsort(behind, kind="stable")
+    near, rest = order[: most // 2], order[most // 2 :]
+    others = rest[np.linspace(0, len(rest) - 1, most - len(near)).astype(np.int64)]
+    return np.sort(np.concatenate([near, others]))
 
 
 def _absent(genomes: Genomes, keys: set[bytes]) -> NDArray[np.bool_]:
