@@ -279,6 +279,7 @@ class _Job:
         images = torch.from_numpy(rng.permutation(len(self.data.train))[: self.per_epoch])
         losses: list[float] = []
         began = share
+        past: list[list[tuple[Turn, float]]] = []  # the latest first
         for step, chosen in enumerate(torch.split(images, recipe.batch_size)[: self.steps], 1):
             by_steps = (epoch * self.steps + step - 1) / (recipe.epochs * self.steps)
             index = self.schedule.index(share)
@@ -288,6 +289,7 @@ class _Job:
             if index != self.stage:
                 recipe.begin_stage(moment, self.learner)
                 self.learner.restart()
+                past.clear()
                 self.stage = index
             if step == 1:
                 recipe.begin_epoch(moment, self.learner)
@@ -295,11 +297,14 @@ class _Job:
             with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else None):
                 torch.manual_seed(self._step_seed(epoch, step))
                 subnets = recipe.subnets(self.space, moment, rng)
-                turns = list(self._turns(chosen, moment, subnets))
+                past.insert(0, list(self._turns(chosen, moment, subnets)))
+                updates = list(recipe.updates(subnets))
+                ago = [min(recipe.steps_ago(n), len(past) - 1) for n in range(len(updates))]
                 told = [
-                    self._update(turns, trained, rate, epoch, step)
-                    for trained in recipe.updates(subnets)
+                    self._update(past[steps], trained, rate, epoch, step)
+                    for steps, trained in zip(ago, updates, strict=True)
                 ]
+                del past[recipe.steps_ago(len(updates) - 1) + 1 :]
             self.clock.subnets += len(subnets)
             loss, self.by_time = told[0][0], told[-1][1]
             losses.append(loss)

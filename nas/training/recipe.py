@@ -84,6 +84,8 @@ class Recipe(ABC):
     Attributes:
         allowed: values of the fields that have bounds or are one of a few words; a subclass adds
             its own to these.
+        later: fields that a recipe was given when supernets were trained by it already, with the
+            values at which it trains as before: those supernets keep their fingerprint.
         version: of the recipe and of the loop; raise it with any change to what they do.
         epochs: of `examples_per_epoch`; a time limit may end training before.
         examples_per_epoch: drawn anew without replacement from the training part; None, typed
@@ -123,6 +125,7 @@ class Recipe(ABC):
         "ema": Numbers(least=0, below=1),
         "drop_path": Numbers(least=0, below=1),
     }
+    later: ClassVar[Mapping[str, object]] = {}
 
     version: int = 1
     epochs: int = 24
@@ -158,9 +161,10 @@ class Recipe(ABC):
             )
 
     def record(self) -> dict[str, Any]:
-        """Name and every field, as JSON."""
+        """Name and every field, as JSON; of the `later` ones those that change something."""
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {"name": self.name, **plain}
+        as_before = {k for k, v in self.later.items() if plain[k] == v}
+        return {"name": self.name, **{k: v for k, v in plain.items() if k not in as_before}}
 
     @property
     def least_part(self) -> int:
@@ -203,11 +207,16 @@ class Recipe(ABC):
         """The architectures that a step trains, in their order; the same on every process."""
 
     def updates(self, subnets: Sequence[Architecture]) -> Iterator[Sequence[Architecture]]:
-        """A step's subnets, those together whose losses change the weights at once.
-
-        The updates follow each other on the same examples.
-        """
+        """A step's subnets, those together whose losses change the weights at once."""
         yield subnets
+
+    def steps_ago(self, update: int) -> int:
+        """When the examples of a step's update, from 0, were drawn; 0 is for this step.
+
+        An epoch's first steps, and those of a stage, go back as far as there are any. The first
+        update must be on the step's own examples: what it keeps in their turn, the later ones find.
+        """
+        return 0
 
     @abstractmethod
     def losses(self, turn: Turn) -> Iterator[tuple[Tensor, float]]:

@@ -39,6 +39,7 @@ CASES = [  # recipe, space, data, fields
     # which hides nothing of its input; the second stage begins where an epoch does
     ("two-stage-distillation", "vit", "digits", {"first": 0.5}),
     ("sandwich", "ofa", "digits", {"random_subnets": 1, "accumulate": 2, "ema": 0.9}),
+    ("sandwich", "vit", "digits", {"random_subnets": 3, "apart": 2}),
     ("matformer", "vit", "digits", {"drop_path": 0.3, "optimizer": "sgd"}),
 ]
 IDS = [f"{recipe}-{space}" for recipe, space, _, _ in CASES]
@@ -190,8 +191,35 @@ def test_sandwich_changes_the_weights_after_every_few_subnets() -> None:
         assert not weights[at].equal(weights[at + 1])
 
 
+def test_sandwich_s_updates_on_the_same_examples_lie_apart() -> None:
+    sizes = {"epochs": 2, "examples_per_epoch": 64, "batch_size": 16, "warmup": 0.0}
+    recipe = _Watched(**sizes, random_subnets=3, together=2, apart=2)
+    _Watched.seen.clear()
+    fit(search_spaces.get("vit"), few_examples("digits"), recipe, seed=0)
+    _, inputs, _, taught = zip(*_Watched.seen, strict=True)
+    own = inputs[::3]  # a step's first update is on its own examples
+    assert taught == (False, True, True) * 8
+    for epoch in (0, 4):
+        for step in range(4):
+            for n in (1, 2):
+                drawn_at = max(step - 2 * n, 0)  # an epoch begins anew
+                assert inputs[3 * (epoch + step) + n].equal(own[epoch + drawn_at])
+
+
+def test_a_field_that_came_later_leaves_fingerprints_as_they_were() -> None:
+    assert "apart" not in Sandwich().record()
+    assert Sandwich(apart=3).record() == {**Sandwich().record(), "apart": 3}
+
+
 @pytest.mark.parametrize(
-    "kw", [{"random_subnets": -1}, {"together": 0}, {"soft_labels": -0.1}, {"soft_labels": 2}]
+    "kw",
+    [
+        {"random_subnets": -1},
+        {"together": 0},
+        {"apart": -1},
+        {"soft_labels": -0.1},
+        {"soft_labels": 2},
+    ],
 )
 def test_sandwich_refuses_what_is_no_number_or_weight(kw: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="sandwich"):
