@@ -14,6 +14,7 @@ from hw_profiles.harness import Harness
 from nas import service
 from nas.archive import open_study
 from nas.data.registry import load_dataset
+from nas.errors import ExportError
 from nas.events import Event
 from nas.export.subnet import run_onnx
 from nas.profiling import profile_device
@@ -28,7 +29,9 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
     return RunOptions(storage=f"sqlite:///{tmp_path / 'nas.db'}", out=tmp_path / "out")
 
 
-def test_exported_subnets_are_what_was_evaluated(options: RunOptions) -> None:
+def test_exported_subnets_are_what_was_evaluated(
+    options: RunOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = nas.search(
         "vit", "a100", ["5ms", "params<=0.4*max"], trials=5, storage=options.storage,
         out=options.out,
@@ -60,6 +63,27 @@ def test_exported_subnets_are_what_was_evaluated(options: RunOptions) -> None:
     (first / "model.onnx").write_bytes(whole[:100])
     service.export(study.name, options)
     assert (first / "model.onnx").read_bytes() == whole
+
+    # what differs from the supernet does not count, at the next export either
+    (first / "config.json").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("nas.export.front.WEIGHTS_TOLERANCE", -1.0)
+        for _ in range(2):
+            with pytest.raises(ExportError, match="differ from the supernet"):
+                service.export(study.name, options)
+    service.export(study.name, options)
+    assert (first / "config.json").exists()
+
+
+def test_a_study_begun_anew_under_the_same_name_gets_its_own_networks(options: RunOptions) -> None:
+    of_first = nas.search("vit", "a100", trials=3, storage=options.storage, out=options.out)
+    anew = replace(options, storage=f"{options.storage}.2")
+    study = nas.search("vit", "a100", trials=3, seed=1, storage=anew.storage, out=options.out)
+    assert {row.trial for row in study.front} & {row.trial for row in of_first.front}
+    for where in (anew, options):  # each finds the other's files
+        for row in service.export(study.name, where).front:
+            config = json.loads((Path(str(row.exported)) / "config.json").read_text())
+            assert (config["architecture"], config["policy"]) == (row.architecture, row.policy)
 
 
 def test_a_front_is_verified_on_this_machine(options: RunOptions) -> None:
