@@ -139,7 +139,7 @@ def resume(
     known = open_study(name, options.storage)
     request = SearchRequest.from_json(known.record.request["asked"])
     wanted = request.trials if trials is None else trials
-    return search(replace(request, trials=max(wanted, 1)), options, listener)
+    return search(replace(request, trials=wanted), options, listener)
 
 
 def _require_one(studies: Studies, study: StudyRecord, storage: str) -> None:
@@ -200,6 +200,7 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
                 "was measured. Verify on the device itself, from the exported subnets."
             )
             listener(Event("note", text))
+            draw(study, options.out)
             return replace(study, notes=(text,))
         equipment = _equipment(study, next(iter(profiles.values())))
         measure = None if measurer is None else measurer.measure

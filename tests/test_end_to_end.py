@@ -14,7 +14,7 @@ from hw_profiles.harness import Harness
 from nas import service
 from nas.archive import open_study
 from nas.data.registry import load_dataset
-from nas.errors import ExportError
+from nas.errors import ExportError, UsageError
 from nas.events import Event
 from nas.export.subnet import run_onnx
 from nas.profiling import profile_device
@@ -128,10 +128,13 @@ def test_verifying_another_machine_s_target_measures_nothing(options: RunOptions
     service.verify(study.name, options, said.append)
     assert any("is not this machine" in event.text for event in said)
     assert open_study(study.name, options.storage).measurements == ()
+    assert (options.out / study.name / "front.png").exists()  # as the command says
 
 
 def test_a_study_needs_its_own_supernet(options: RunOptions) -> None:
     study = nas.search("vit", "a100", trials=2, storage=options.storage, export=False)
     longer = service.resume(study.name, 3, replace(options, export=False))
     assert len(longer.trials) == 3
+    with pytest.raises(UsageError, match="--trials must be from 1 to 1,000,000, not 0"):
+        service.resume(study.name, 0, options)
     assert [t.key for t in longer.trials[:2]] == [t.key for t in study.trials]
