@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import ENERGY_FIGURES, flat_costs, front_columns, is_maximised
+from nas.study import ENERGY_FIGURES, Study, flat_costs, front_columns, is_maximised
 
 if TYPE_CHECKING:
     import optuna
@@ -254,12 +255,12 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
             directions=["maximize" if is_maximised(o) else "minimize" for o in study.objectives],
             load_if_exists=True,
         )
-        _refuse_other(target, study.objectives)
+        there = {t.user_attrs.get(NUMBER): t.params for t in target.get_trials(deepcopy=False)}
+        _refuse_other(target, hide_password(url), study, there)
         with warnings.catch_warnings():  # it has been experimental since Optuna 3.2
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             target.set_metric_names(study.objectives)
         target.set_user_attr("budgets", [str(budget) for budget in setting.budgets])
-        there = {t.user_attrs.get(NUMBER) for t in target.get_trials(deepcopy=False)}
         new = [t for t in study.trials if t.number not in there]
         for trial in new:
             target.add_trial(_as_optuna(trial, setting, study.objectives))
@@ -279,14 +280,22 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
     ]
 
 
-def _refuse_other(target: optuna.Study, objectives: list[str]) -> None:
+def _refuse_other(
+    target: optuna.Study, url: str, study: Study, there: Mapping[int | None, Mapping[str, Any]]
+) -> None:
+    """Refuse a study of that name with other objectives, or other candidates under the numbers."""
     named = target.metric_names
-    wanted = [is_maximised(o) for o in objectives]
-    there = [d.name == "MAXIMIZE" for d in target.directions]
-    if (named is not None and list(named) != objectives) or there != wanted:
+    wanted = [is_maximised(o) for o in study.objectives]
+    directions = [d.name == "MAXIMIZE" for d in target.directions]
+    other = any(
+        t.number in there and there[t.number] != {**t.architecture, **t.policy}
+        for t in study.trials
+    )
+    delete = shlex.join(["optuna", "delete-study", "--study-name", study.name, "--storage", url])
+    if other or directions != wanted or (named and list(named) != study.objectives):
         raise StorageError(
             f"the Optuna storage has another study {target.study_name!r}.",
-            "Give another URL, or delete that study with `optuna delete-study`.",
+            f"Give another URL, or delete that study with `{delete}`.",
         )
 
 

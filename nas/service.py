@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile
-from nas.archive import command, draw, open_study, read_study, resume_command
+from nas.archive import draw, open_study, read_study, resume_command
 from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
+from nas.command_line import command
 from nas.data.first_look import FirstLook
 from nas.engine.samplers import require_sampler
 from nas.equipment import (

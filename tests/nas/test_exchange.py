@@ -141,7 +141,8 @@ def test_what_is_not_alike_is_refused(place: Place) -> None:
         other = replace(place.full.record, name="other", supernet_digest="else", id=0)
         studies.create_study(other)
         studies.claim(studies.find_study("empty").id)
-        with pytest.raises(StorageError, match="being run by process"):
+        watch = f"nas studies watch empty --storage {place.storage}"
+        with pytest.raises(StorageError, match=f"being run by process .*`{watch}`"):
             import_trials("empty", "full", place.storage)
         studies.release(studies.find_study("empty").id)
     with pytest.raises(UsageError, match="supernet digest is else there"):
@@ -183,6 +184,13 @@ def test_a_study_is_published_to_optuna(place: Place) -> None:
     optuna.create_study(storage=url, study_name="empty", directions=["minimize", "minimize"])
     with pytest.raises(StorageError, match="another study 'empty'"):
         publish("empty", url, place.storage)
+    anew = f"sqlite:///{place.folder / 'anew.db'}"  # another search under the same name
+    nas.search("vit", "a100", trials=3, seed=1, storage=anew, study="full", export=False,
+               out=place.folder)  # fmt: skip
+    with pytest.raises(
+        StorageError, match="another study 'full'.*--study-name full --storage sqlite"
+    ):
+        publish("full", url, anew)
 
 
 def test_partial_trials_are_published_as_pruned_and_imported_nowhere(place: Place) -> None:
