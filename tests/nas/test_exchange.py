@@ -78,6 +78,23 @@ def test_another_study_s_trials_are_told_as_known(place: Place) -> None:
     assert len(place.trials("empty")) == 6
 
 
+def test_every_row_that_is_left_out_is_counted(place: Place) -> None:
+    path = place.folder / "rows.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["accuracy", "architecture", "policy", "state"])
+        for trial in (place.full.trials[0], *place.full.trials[:3]):  # the first one twice
+            words = [json.dumps(trial.architecture), json.dumps(trial.policy)]
+            writer.writerow([trial.quality, *words, "failed" if trial.number == 2 else "complete"])
+        writer.writerow(["", "{}", "{}", "complete"])
+    lines = import_trials("empty", str(path), place.storage)
+    assert lines[0].startswith("2 trials imported")
+    assert lines[1:] == [
+        "1 stand there more than once: the first counts",
+        "2 were not evaluated, or not on all of the data",
+    ]
+
+
 def test_a_search_goes_on_from_what_was_imported(place: Place) -> None:
     for trial in place.trials("full")[3:]:
         with open_database(place.storage) as database, database.write() as connection:
@@ -188,7 +205,7 @@ def test_a_study_is_published_to_optuna(place: Place) -> None:
     nas.search("vit", "a100", trials=3, seed=1, storage=anew, study="full", export=False,
                out=place.folder)  # fmt: skip
     with pytest.raises(
-        StorageError, match="another study 'full'.*--study-name full --storage sqlite"
+        StorageError, match=r"another study 'full'.*--study-name full --storage sqlite"
     ):
         publish("full", url, anew)
 
