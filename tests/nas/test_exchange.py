@@ -267,6 +267,9 @@ def test_a_study_of_failures_alone_is_an_error(
     assert "failed    out of memory: tried to allocate 1 TiB (tried 2 times)" in lines
     monkeypatch.undo()
     options = RunOptions(storage=place.storage, out=place.folder, export=False)
+    said: list[Event] = []
+    assert service.export("none", options, said.append).front == []
+    assert any("nothing to test or write" in event.text for event in said)
     found = service.resume("none", 4, options)
     assert (found.n_failed, len(found.trials), bool(found.front)) == (2, 4, True)
 
