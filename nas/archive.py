@@ -289,7 +289,7 @@ def summary(study: Study, options: RunOptions, drawn: bool) -> list[str]:
                   for line in measured_lines(seen)]  # fmt: skip
         exported = [r.exported for r in seen.front if r.exported]
         if exported:
-            lines.append(f"subnets{of}: {Path(exported[0]).parent}")
+            lines.append(f"subnets{of}: {_from_here(Path(exported[0]).parent)}")
     if drawn:
         stem = picture_stem(study)
         lines.append(f"pictures: {options.out / study.name / stem}.png, {stem}.html beside it")
@@ -297,6 +297,12 @@ def summary(study: Study, options: RunOptions, drawn: bool) -> list[str]:
     total = None if done < int(record.request["asked"]["trials"]) else 2 * done
     lines.append(f"more trials: {resume_command(study.name, total, options)}")
     return lines
+
+
+def _from_here(path: Path) -> Path:
+    """A path as it is shortest where it lies below the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def arithmetic_line(first: str, runtime: str, others: Sequence[str]) -> str:

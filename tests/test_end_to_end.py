@@ -11,7 +11,7 @@ import torch
 
 import nas
 from hw_profiles.harness import Harness
-from nas import service
+from nas import archive, service
 from nas.archive import open_study
 from nas.data.registry import load_dataset
 from nas.errors import ExportError, UsageError
@@ -75,15 +75,28 @@ def test_exported_subnets_are_what_was_evaluated(
     assert (first / "config.json").exists()
 
 
-def test_a_study_begun_anew_under_the_same_name_gets_its_own_networks(options: RunOptions) -> None:
-    of_first = nas.search("vit", "a100", trials=3, storage=options.storage, out=options.out)
-    anew = replace(options, storage=f"{options.storage}.2")
-    study = nas.search("vit", "a100", trials=3, seed=1, storage=anew.storage, out=options.out)
-    assert {row.trial for row in study.front} & {row.trial for row in of_first.front}
-    for where in (anew, options):  # each finds the other's files
-        for row in service.export(study.name, where).front:
+def test_a_study_begun_anew_under_the_same_name_gets_its_own_networks(
+    options: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = replace(options, out=Path("out"))
+    new = replace(old, storage=f"{options.storage}.2")
+    for seed, where in enumerate((old, new)):
+        nas.search("vit", "a100", trials=3, seed=seed, storage=where.storage, out=where.out)
+    name = "vit-digits-a100-free"
+    fronts = [open_study(name, where.storage).front for where in (old, new)]
+    assert {row.trial for row in fronts[0]} & {row.trial for row in fronts[1]}
+    assert f"subnets: out/{name}/subnets" in archive.summary(
+        open_study(name, new.storage), new, False
+    )
+    for where in (new, old):  # each finds the other's files
+        monkeypatch.chdir(tmp_path)
+        study = service.export(name, where)
+        monkeypatch.chdir("/")  # where they are is known from anywhere
+        for row in study.front:
             config = json.loads((Path(str(row.exported)) / "config.json").read_text())
             assert (config["architecture"], config["policy"]) == (row.architecture, row.policy)
+            nas.load_subnet(str(row.exported))
 
 
 def test_a_front_is_verified_on_this_machine(options: RunOptions) -> None:

@@ -106,7 +106,8 @@ class FrontExporter:
     def _artefact(self, trial: TrialRecord) -> ArtefactRecord:
         place = self._place(trial)
         size = sum(f.stat().st_size for f in place.iterdir())
-        return ArtefactRecord(trial.id, "subnet", str(place), digest(place / "config.json"), size)
+        whole, path = digest(place / "config.json"), str(place.absolute())
+        return ArtefactRecord(trial.id, "subnet", path, whole, size)
 
     def _is_there(self, place: Path, trial: TrialRecord) -> bool:
         """Whether this very network is, whole: a study begun anew has other trials of its name."""
