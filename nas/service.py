@@ -64,7 +64,7 @@ def search(
         UsageError: if the request contradicts itself.
         NotFoundError: if something it names does not exist.
         BudgetError: if no candidate meets the budgets; nothing was trained then.
-        StudyMismatchError: if the study exists for another request.
+        StudyMismatchError: if the study exists for another request, or its data have changed.
         ExecutorError: if the workers cannot be started, or every evaluation failed.
         StorageError, CheckpointError, ProfileError, ExportError: if a place cannot be used.
     """
@@ -99,7 +99,7 @@ def search(
             except StudyExistsError:  # since a moment ago, by another process: this one resumes it
                 return search(request, options, listener)
         else:
-            supernet = own_supernet(space, known.supernet_digest)
+            supernet = own_supernet(space, known.supernet_digest, data)
         with studies.claimed(known.id):
             studies.set_request(known.id, {**known.request, "asked": request.to_json()})
             resume_with = resume_command(name, request.trials, options)
@@ -227,7 +227,7 @@ def _equipment(study: Study, profile: DeviceProfile) -> Equipment:
     r = study.record
     request = SearchRequest.from_json(r.request["asked"])
     space, data = space_and_data(request.space, request.preset, request.data)
-    supernet = own_supernet(space, r.supernet_digest)
+    supernet = own_supernet(space, r.supernet_digest, data)
     candidates = CandidateSpace(space, tuple(r.request["schemes"]))
     judged = replace(data, judged_by=study.metric.name)
     return equip(candidates, judged, profile, supernet, r.batch_size)
