@@ -6,6 +6,7 @@ the verb that needs it.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -429,6 +430,8 @@ def main() -> None:
     from hw_profiles.errors import NasError
 
     signal.signal(signal.SIGINT, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name need not be of the terminal's alphabet
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except NasError as error:

@@ -99,7 +99,7 @@ def _whole_quality(study: Study) -> Callable[[TrialRecord], float]:
     record = study.record
     request = SearchRequest.from_json(record.request["asked"])
     space, data = space_and_data(request.space, request.preset, request.data)
-    supernet = own_supernet(space, record.supernet_digest)
+    supernet = own_supernet(space, record.supernet_digest, data)
     candidates = CandidateSpace(space, tuple(record.request["schemes"]))
     profile = resolve_target(request.targets[0])
     evaluator = equip(candidates, data, profile, supernet, record.batch_size).evaluator

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +13,13 @@ from numpy.typing import NDArray
 import search_spaces
 from nas.budget import format_quantity
 from nas.candidate import LETTERS, CandidateSpace
+from nas.command_line import command
 from nas.data.metric import METRICS, metric_of
 from nas.errors import NotFoundError
 from nas.one_target import objectives_on, on_target, picture_stem
 from nas.paths import DEFAULT_OUT, DEFAULT_STORAGE
 from nas.request import RunOptions
 from nas.storage.database import open_database
-from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import FrontRow, StoredTrials, Study, front_columns, on_front
@@ -189,18 +187,6 @@ def resume_command(name: str, trials: int | None, options: RunOptions) -> str:
     return command(words, options.storage)
 
 
-def command(words: Sequence[str], storage: str) -> str:
-    """A command on a study, with where that is if it has to be said; a password is hidden.
-
-    >>> command(["pareto", "vit-a100"], "sqlite:///other.db")
-    'nas pareto vit-a100 --storage sqlite:///other.db'
-    """
-    where: list[str] = []
-    if storage != os.environ.get("NAS_STORAGE", DEFAULT_STORAGE):
-        where = ["--storage", hide_password(storage)]
-    return shlex.join(["nas", *words, *where])
-
-
 JUDGED = 2_000
 """Trials, the latest ones, on which a predictor is judged."""
 
@@ -303,7 +289,7 @@ def summary(study: Study, options: RunOptions, drawn: bool) -> list[str]:
                   for line in measured_lines(seen)]  # fmt: skip
         exported = [r.exported for r in seen.front if r.exported]
         if exported:
-            lines.append(f"subnets{of}: {Path(exported[0]).parent}")
+            lines.append(f"subnets{of}: {_from_here(Path(exported[0]).parent)}")
     if drawn:
         stem = picture_stem(study)
         lines.append(f"pictures: {options.out / study.name / stem}.png, {stem}.html beside it")
@@ -311,6 +297,12 @@ def summary(study: Study, options: RunOptions, drawn: bool) -> list[str]:
     total = None if done < int(record.request["asked"]["trials"]) else 2 * done
     lines.append(f"more trials: {resume_command(study.name, total, options)}")
     return lines
+
+
+def _from_here(path: Path) -> Path:
+    """A path as it is shortest where it lies below the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def arithmetic_line(first: str, runtime: str, others: Sequence[str]) -> str:

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+import shlex
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +25,19 @@ from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import ENERGY_FIGURES, flat_costs, front_columns, is_maximised
+from nas.study import ENERGY_FIGURES, Study, flat_costs, front_columns, is_maximised
 
 if TYPE_CHECKING:
     import optuna
 
 # --- import -------------------------------------------------------------------------------------
+
+
+#: Why a row or trial is not imported, after their number.
+KNOWN = "are in the study already"
+TWICE = "stand there more than once: the first counts"
+FOREIGN = "have a scheme that its target does not offer"
+UNEVALUATED = "were not evaluated, or not on all of the data"
 
 
 @dataclass(frozen=True)
@@ -37,13 +46,13 @@ class _Known:
 
     Attributes:
         values: of every choice, architecture and policy alike.
-        quality: in the study's metric.
+        quality: in the study's metric; None if it is of a part of the data, or there is none.
         noise: its standard error, where known.
         where: it stands there.
     """
 
     values: Mapping[str, Any]
-    quality: float
+    quality: float | None
     noise: float | None
     where: str
 
@@ -76,15 +85,11 @@ def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> lis
             found = _other_study(studies, study, source)
         with studies.claimed(study.id):
             before = studies.trials(study.id)
-            new, known, foreign = _new_trials(found, before, setting, source)
+            new, left = _new_trials(found, before, setting, source)
             studies.add_trials(study.id, new)
     feasible = sum(trial.feasible for trial in new)
     lines = [f"{len(new)} trials imported into {name}, {feasible} of them within its budgets"]
-    if known:
-        lines.append(f"{known} are in the study already")
-    if foreign:
-        lines.append(f"{foreign} have a scheme that its target does not offer")
-    return lines
+    return [*lines, *(f"{n} {why}" for why, n in left.items())]
 
 
 def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_Known]:
@@ -107,7 +112,8 @@ def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_
         where = f"{path.name} line {rows.line_num}"
         try:
             if not row[metric] or row.get("state") in ("partial", "failed"):
-                continue  # not evaluated, or on a part of the data alone
+                yield _Known({}, None, None, where)
+                continue
             values = _values_of(row, candidates)
             quality = float(row[metric])
             noise = float(row.get(f"{metric}_noise") or math.nan)
@@ -167,21 +173,26 @@ def _other_study(studies: Studies, study: StudyRecord, name: str) -> Iterator[_K
             f"qualities of {name!r} are not those of {study.name!r}: {'; '.join(differs)}.",
             "Only trials of the same space, data, supernet and runtime can be told as known.",
         )
-    for trial in studies.trials(other.id, state="complete"):
-        if trial.quality is not None:
-            values = {**trial.architecture, **trial.policy}
-            yield _Known(values, trial.quality, trial.quality_noise, f"trial {trial.number}")
+    for trial in studies.trials(other.id):
+        values = {**trial.architecture, **trial.policy}
+        quality = trial.quality if trial.state == "complete" else None
+        yield _Known(values, quality, trial.quality_noise, f"trial {trial.number}")
 
 
 def _new_trials(
     found: Iterable[_Known], before: list[TrialRecord], setting: Setting, source: str
-) -> tuple[list[TrialRecord], int, int]:
-    """Trials that the study has not got, how many it has, and how many its target cannot run."""
+) -> tuple[list[TrialRecord], Counter[str]]:
+    """Trials that the study has not got, and how many others are left out for which reason."""
     candidates = setting.candidates
-    keys = {trial.key for trial in before}
+    there = {trial.key for trial in before}
+    keys: set[str] = set()
     number = max((trial.number for trial in before), default=-1)
-    new, known, foreign = [], 0, 0
+    new: list[TrialRecord] = []
+    left: Counter[str] = Counter()
     for each in found:
+        if each.quality is None:
+            left[UNEVALUATED] += 1
+            continue
         architecture = {k: v for k, v in each.values.items() if k in candidates.space.choices.names}
         policy = {k: str(v) for k, v in each.values.items() if k not in architecture}
         unknown = sorted(set(policy) - set(candidates.choices.names))
@@ -191,15 +202,15 @@ def _new_trials(
                 f"See `nas spaces {candidates.space.name}`.",
             )
         if not set(policy.values()) <= set(candidates.schemes):
-            foreign += 1
+            left[FOREIGN] += 1
             continue
         try:
             genome = candidates.encode(architecture, policy)
         except NasError as error:
             raise UsageError(f"{each.where} is no candidate: {error.message}", error.hint) from None
         key = candidates.choices.keys(genome[None, :])[0]
-        if key in keys:
-            known += 1
+        if key in there or key in keys:
+            left[KNOWN if key in there else TWICE] += 1
             continue
         keys.add(key)
         number += 1
@@ -214,7 +225,7 @@ def _new_trials(
                 origin={"kind": "imported", "from": source, "where": each.where},
             )
         )
-    return new, known, foreign
+    return new, left
 
 
 # --- publish ------------------------------------------------------------------------------------
@@ -254,12 +265,12 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
             directions=["maximize" if is_maximised(o) else "minimize" for o in study.objectives],
             load_if_exists=True,
         )
-        _refuse_other(target, study.objectives)
+        there = {t.user_attrs.get(NUMBER): t.params for t in target.get_trials(deepcopy=False)}
+        _refuse_other(target, hide_password(url), study, there)
         with warnings.catch_warnings():  # it has been experimental since Optuna 3.2
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             target.set_metric_names(study.objectives)
         target.set_user_attr("budgets", [str(budget) for budget in setting.budgets])
-        there = {t.user_attrs.get(NUMBER) for t in target.get_trials(deepcopy=False)}
         new = [t for t in study.trials if t.number not in there]
         for trial in new:
             target.add_trial(_as_optuna(trial, setting, study.objectives))
@@ -279,14 +290,22 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
     ]
 
 
-def _refuse_other(target: optuna.Study, objectives: list[str]) -> None:
+def _refuse_other(
+    target: optuna.Study, url: str, study: Study, there: Mapping[int | None, Mapping[str, Any]]
+) -> None:
+    """Refuse a study of that name with other objectives, or other candidates under the numbers."""
     named = target.metric_names
-    wanted = [is_maximised(o) for o in objectives]
-    there = [d.name == "MAXIMIZE" for d in target.directions]
-    if (named is not None and list(named) != objectives) or there != wanted:
+    wanted = [is_maximised(o) for o in study.objectives]
+    directions = [d.name == "MAXIMIZE" for d in target.directions]
+    other = any(
+        t.number in there and there[t.number] != {**t.architecture, **t.policy}
+        for t in study.trials
+    )
+    delete = shlex.join(["optuna", "delete-study", "--study-name", study.name, "--storage", url])
+    if other or directions != wanted or (named and list(named) != study.objectives):
         raise StorageError(
             f"the Optuna storage has another study {target.study_name!r}.",
-            "Give another URL, or delete that study with `optuna delete-study`.",
+            f"Give another URL, or delete that study with `{delete}`.",
         )
 
 

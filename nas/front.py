@@ -35,6 +35,8 @@ def finish_front(
 ) -> None:
     """Test quality of every network of the front, and its files for each target if wanted.
 
+    A front without networks is said to be so.
+
     Args:
         studies: of the database.
         record: the study.
@@ -55,6 +57,10 @@ def finish_front(
     def seen_on(label: str) -> Study:
         return on_target(read(), label) if record.targets else read()
 
+    if not read().front:
+        text = f"no network of {record.name} is on the front yet: there is nothing to test or write"
+        listener(Event("note", f"{text}. `nas resume` goes on with it."))
+        return
     if out is None or record.targets:
         _test_front(studies, read(), equipment, listener)
     if out is None:

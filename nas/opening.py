@@ -8,8 +8,9 @@ from typing import Any
 
 from hw_profiles.profile import DeviceProfile
 from nas import __version__
-from nas.archive import arithmetic_line, command
+from nas.archive import arithmetic_line
 from nas.budget import parse_budgets
+from nas.command_line import command
 from nas.data.dataset import Dataset
 from nas.data.metric import METRICS
 from nas.equipment import profiles_of

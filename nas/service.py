@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile
-from nas.archive import command, draw, open_study, read_study, resume_command
+from nas.archive import draw, open_study, read_study, resume_command
 from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
+from nas.command_line import command
 from nas.data.first_look import FirstLook
 from nas.engine.samplers import require_sampler
 from nas.equipment import (
@@ -63,7 +64,7 @@ def search(
         UsageError: if the request contradicts itself.
         NotFoundError: if something it names does not exist.
         BudgetError: if no candidate meets the budgets; nothing was trained then.
-        StudyMismatchError: if the study exists for another request.
+        StudyMismatchError: if the study exists for another request, or its data have changed.
         ExecutorError: if the workers cannot be started, or every evaluation failed.
         StorageError, CheckpointError, ProfileError, ExportError: if a place cannot be used.
     """
@@ -98,7 +99,7 @@ def search(
             except StudyExistsError:  # since a moment ago, by another process: this one resumes it
                 return search(request, options, listener)
         else:
-            supernet = own_supernet(space, known.supernet_digest)
+            supernet = own_supernet(space, known.supernet_digest, data)
         with studies.claimed(known.id):
             studies.set_request(known.id, {**known.request, "asked": request.to_json()})
             resume_with = resume_command(name, request.trials, options)
@@ -139,7 +140,7 @@ def resume(
     known = open_study(name, options.storage)
     request = SearchRequest.from_json(known.record.request["asked"])
     wanted = request.trials if trials is None else trials
-    return search(replace(request, trials=max(wanted, 1)), options, listener)
+    return search(replace(request, trials=wanted), options, listener)
 
 
 def _require_one(studies: Studies, study: StudyRecord, storage: str) -> None:
@@ -200,6 +201,7 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
                 "was measured. Verify on the device itself, from the exported subnets."
             )
             listener(Event("note", text))
+            draw(study, options.out)
             return replace(study, notes=(text,))
         equipment = _equipment(study, next(iter(profiles.values())))
         measure = None if measurer is None else measurer.measure
@@ -225,7 +227,7 @@ def _equipment(study: Study, profile: DeviceProfile) -> Equipment:
     r = study.record
     request = SearchRequest.from_json(r.request["asked"])
     space, data = space_and_data(request.space, request.preset, request.data)
-    supernet = own_supernet(space, r.supernet_digest)
+    supernet = own_supernet(space, r.supernet_digest, data)
     candidates = CandidateSpace(space, tuple(r.request["schemes"]))
     judged = replace(data, judged_by=study.metric.name)
     return equip(candidates, judged, profile, supernet, r.batch_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from nas.archive import command
+from nas.command_line import command
 from nas.events import Listener, silent
 from nas.paths import DEFAULT_STORAGE
 from nas.report.standing import Standing

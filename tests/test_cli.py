@@ -19,6 +19,7 @@ import cli
 from hw_profiles.profile import NetworkModel
 from hw_profiles.registry import load
 from nas.storage.database import open_database
+from nas.storage.records import StudyRecord
 from nas.storage.studies import Studies
 
 Run = Callable[..., tuple[int, str, str]]
@@ -58,6 +59,29 @@ def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
     code = "import sys, nas.archive, nas.report.table, nas.report.standing; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "scipy", "sklearn", "optuna", "pymoo"} & set(done.stdout.split())
+
+
+def test_names_beyond_the_terminal_s_alphabet_are_escaped(tmp_path: Path) -> None:
+    name, url = "\N{LATIN SMALL LETTER E WITH ACUTE} 8", f"sqlite:///{tmp_path / 'nas.db'}"
+    with open_database(url) as database:
+        Studies(database).create_study(
+            StudyRecord(
+                name=name, space="vit", preset="digits", target="a100", runtime="cudagraph",
+                batch_size=1, data="digits-hard", objectives=["accuracy"], budgets=[], seed=0,
+                sampler="guided", request={"asked": {"trials": 1}}, supernet_fingerprint="f",
+                supernet_digest="d", version="0",
+            )
+        )  # fmt: skip
+    command = [sys.executable, "-m", "cli", "studies", "--storage", url]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    table, plain = (
+        subprocess.run(
+            [*command, *more], env=ascii_only, capture_output=True, text=True, check=True
+        )
+        for more in ((), ("--json",))
+    )
+    assert "\\xe9 8" in table.stdout
+    assert json.loads(plain.stdout)[0]["study"] == name
 
 
 @pytest.mark.parametrize(

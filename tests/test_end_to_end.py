@@ -11,9 +11,10 @@ import torch
 
 import nas
 from hw_profiles.harness import Harness
-from nas import service
+from nas import archive, service
 from nas.archive import open_study
 from nas.data.registry import load_dataset
+from nas.errors import ExportError, UsageError
 from nas.events import Event
 from nas.export.subnet import run_onnx
 from nas.profiling import profile_device
@@ -28,7 +29,9 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
     return RunOptions(storage=f"sqlite:///{tmp_path / 'nas.db'}", out=tmp_path / "out")
 
 
-def test_exported_subnets_are_what_was_evaluated(options: RunOptions) -> None:
+def test_exported_subnets_are_what_was_evaluated(
+    options: RunOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = nas.search(
         "vit", "a100", ["5ms", "params<=0.4*max"], trials=5, storage=options.storage,
         out=options.out,
@@ -60,6 +63,40 @@ def test_exported_subnets_are_what_was_evaluated(options: RunOptions) -> None:
     (first / "model.onnx").write_bytes(whole[:100])
     service.export(study.name, options)
     assert (first / "model.onnx").read_bytes() == whole
+
+    # what differs from the supernet does not count, at the next export either
+    (first / "config.json").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("nas.export.front.WEIGHTS_TOLERANCE", -1.0)
+        for _ in range(2):
+            with pytest.raises(ExportError, match="differ from the supernet"):
+                service.export(study.name, options)
+    service.export(study.name, options)
+    assert (first / "config.json").exists()
+
+
+def test_a_study_begun_anew_under_the_same_name_gets_its_own_networks(
+    options: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old = replace(options, out=Path("out"))
+    new = replace(old, storage=f"{options.storage}.2")
+    for seed, where in enumerate((old, new)):
+        nas.search("vit", "a100", trials=3, seed=seed, storage=where.storage, out=where.out)
+    name = "vit-digits-a100-free"
+    fronts = [open_study(name, where.storage).front for where in (old, new)]
+    assert {row.trial for row in fronts[0]} & {row.trial for row in fronts[1]}
+    assert f"subnets: out/{name}/subnets" in archive.summary(
+        open_study(name, new.storage), new, False
+    )
+    for where in (new, old):  # each finds the other's files
+        monkeypatch.chdir(tmp_path)
+        study = service.export(name, where)
+        monkeypatch.chdir("/")  # where they are is known from anywhere
+        for row in study.front:
+            config = json.loads((Path(str(row.exported)) / "config.json").read_text())
+            assert (config["architecture"], config["policy"]) == (row.architecture, row.policy)
+            nas.load_subnet(str(row.exported))
 
 
 def test_a_front_is_verified_on_this_machine(options: RunOptions) -> None:
@@ -104,10 +141,13 @@ def test_verifying_another_machine_s_target_measures_nothing(options: RunOptions
     service.verify(study.name, options, said.append)
     assert any("is not this machine" in event.text for event in said)
     assert open_study(study.name, options.storage).measurements == ()
+    assert (options.out / study.name / "front.png").exists()  # as the command says
 
 
 def test_a_study_needs_its_own_supernet(options: RunOptions) -> None:
     study = nas.search("vit", "a100", trials=2, storage=options.storage, export=False)
     longer = service.resume(study.name, 3, replace(options, export=False))
     assert len(longer.trials) == 3
+    with pytest.raises(UsageError, match="--trials must be from 1 to 1,000,000, not 0"):
+        service.resume(study.name, 0, options)
     assert [t.key for t in longer.trials[:2]] == [t.key for t in study.trials]

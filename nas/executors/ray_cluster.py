@@ -66,6 +66,9 @@ class _Actor:
         self._work = work
         self._evaluate: Evaluate | None = None
 
+    def placed(self) -> None:
+        """Answers once the cluster has room for it."""
+
     def run(
         self, supernet: list[Any], number: int, genome: list[int], goal: float | None
     ) -> list[Any]:
@@ -95,23 +98,36 @@ class RayCluster(Executor):
 
     Args:
         work: what each actor does; it asks Ray for as many CPUs as it has threads.
-        workers: actors.
+        workers: actors. Those that the cluster has no room for get no candidates until it has.
 
     Raises:
-        ExecutorError: if the cluster cannot be reached.
+        ExecutorError: if the cluster cannot be reached, or no node of it holds even one actor.
     """
 
     def __init__(self, work: Work, workers: int) -> None:
         self.capacity = workers
         ray, self._owned = join()
         self._ray = ray
+        self._require_room(work.threads)
         files = {} if work.supernet is None else _files(work)
         self._supernet = ray.put(files)
         actor = ray.remote(num_cpus=work.threads, max_restarts=-1)(_Actor)
-        self._idle = deque(actor.remote(work) for _ in range(workers))
-        self._actors = list(self._idle)
+        self._actors = [actor.remote(work) for _ in range(workers)]
+        self._idle: deque[Any] = deque()
+        self._unplaced = {actor.placed.remote(): actor for actor in self._actors}
         self._waiting: deque[tuple[int, list[int], float | None]] = deque()
         self._running: dict[Any, tuple[Any, int]] = {}
+
+    def _require_room(self, threads: int) -> None:
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
+        if most < threads:
+            self._leave()
+            raise ExecutorError(
+                f"no node of the Ray cluster has the {threads} CPUs of a worker: the largest has "
+                f"{most:g}.",
+                "Give more --workers, which share this machine's cores, or start a larger node.",
+            )
 
     def submit(self, number: int, genome: NDArray[np.int64], goal: float | None = None) -> None:
         """Give it to an idle actor, or to the next that is."""
@@ -125,13 +141,20 @@ class RayCluster(Executor):
 
     def wait(self) -> list[Outcome]:
         """The next outcomes."""
-        finished, _ = self._ray.wait(list(self._running), num_returns=1)
-        outcomes = []
-        for reference in finished:
-            actor, number = self._running.pop(reference)
-            self._idle.append(actor)
-            outcomes.append(self._outcome(reference, number))
-        self._hand_out()
+        outcomes: list[Outcome] = []
+        while not outcomes:
+            awaited = [*self._running, *self._unplaced]
+            for reference in self._ray.wait(awaited, num_returns=1)[0]:
+                if reference in self._unplaced:
+                    self._idle.append(self._unplaced.pop(reference))
+                    continue
+                actor, number = self._running.pop(reference)
+                outcomes.append(self._outcome(reference, number))
+                if outcomes[-1].values is None:  # perhaps lost, and its node with it
+                    self._unplaced[actor.placed.remote()] = actor
+                else:
+                    self._idle.append(actor)
+            self._hand_out()
         return outcomes
 
     def _outcome(self, reference: Any, number: int) -> Outcome:
@@ -154,6 +177,9 @@ class RayCluster(Executor):
         """Kill the actors, and leave the cluster that was joined."""
         for actor in self._actors:
             self._ray.kill(actor)
+        self._leave()
+
+    def _leave(self) -> None:
         if self._owned:
             self._ray.shutdown()
 

@@ -21,7 +21,7 @@ from nas.export.subnet import (
     SubnetConfig,
     digest,
     load_config,
-    load_subnet,
+    load_network,
     run_onnx,
     to_json_bytes,
     write_exported,
@@ -106,20 +106,22 @@ class FrontExporter:
     def _artefact(self, trial: TrialRecord) -> ArtefactRecord:
         place = self._place(trial)
         size = sum(f.stat().st_size for f in place.iterdir())
-        return ArtefactRecord(trial.id, "subnet", str(place), digest(place / "config.json"), size)
+        whole, path = digest(place / "config.json"), str(place.absolute())
+        return ArtefactRecord(trial.id, "subnet", path, whole, size)
 
     def _is_there(self, place: Path, trial: TrialRecord) -> bool:
+        """Whether this very network is, whole: a study begun anew has other trials of its name."""
         try:
-            config = load_config(place)
-            same = (config.study, config.trial, config.supernet, config.version) == (
-                self.study.name,
-                trial.number,
-                self.supernet.digest,
-                __version__,
-            )
-            return same and all(digest(place / n) == d for n, d in config.files.items())
+            there, wanted = load_config(place), self._config(place, trial)
         except (CheckpointError, OSError):
             return False
+        return self._known_bytes(there) == self._known_bytes(wanted)
+
+    def _known_bytes(self, config: SubnetConfig) -> bytes:
+        """A config without its test quality, which a trial may be lacking yet."""
+        test = f"{self.data.metric.name}_test"
+        known = {name: of for name, of in config.objectives.items() if name != test}
+        return to_json_bytes(config.model_copy(update={"objectives": known}))
 
     def _write(self, trial: TrialRecord, plain: torch.nn.Module, graph: onnx.ModelProto) -> None:
         place = self._place(trial)
@@ -129,12 +131,13 @@ class FrontExporter:
         check_quantized(quantized, candidate.policy, groups, runtime)
         write_exported(place / "model.safetensors", save(plain.state_dict()))
         write_exported(place / "model.onnx", quantized.SerializeToString())
-        config = self._config(place, trial, candidate)
-        write_exported(place / "config.json", to_json_bytes(config))
-        self._compare(place, candidate)
+        config = self._config(place, trial)
+        self._compare(place, config, candidate)
+        write_exported(place / "config.json", to_json_bytes(config))  # last: it makes it count
 
-    def _config(self, place: Path, trial: TrialRecord, candidate: Candidate) -> SubnetConfig:
+    def _config(self, place: Path, trial: TrialRecord) -> SubnetConfig:
         space, record = self.candidates.space, self.study.record
+        candidate = self.candidates.decode(np.array(trial.genome))
         part = f"{len(self.data.validation)} examples"
         arch = candidate.architecture
         shape = list(space.example(arch).shape[1:])
@@ -205,12 +208,12 @@ class FrontExporter:
                 "Report it with the output of `nas doctor`.",
             )
 
-    def _compare(self, place: Path, candidate: Candidate) -> None:
+    def _compare(self, place: Path, config: SubnetConfig, candidate: Candidate) -> None:
         arch, part = candidate.architecture, self.data.validation
         inputs = self._inputs(arch, CHECK_EXAMPLES)
         network = self.evaluator.prepare(arch).network
         with torch.inference_mode():
-            difference = _difference(load_subnet(place)(inputs), network(inputs))
+            difference = _difference(load_network(place, config)(inputs), network(inputs))
         if not difference <= WEIGHTS_TOLERANCE:
             raise ExportError(
                 f"{place}: loaded weights differ from the supernet by {difference:.1e}.",

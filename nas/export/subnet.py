@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import search_spaces
 from nas.errors import CheckpointError, ExportError, NasError
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _AGAIN = "Export it anew with `nas export STUDY`."
+
+
+class _Format(BaseModel):
+    """What every version's config.json says."""
+
+    format: int = FORMAT
 
 
 class SubnetConfig(BaseModel):
@@ -35,8 +41,8 @@ class SubnetConfig(BaseModel):
     format: int = FORMAT
     space: str
     preset: str
-    n_classes: int
-    in_channels: int
+    n_classes: int = Field(ge=1, lt=2**31)
+    in_channels: int = Field(ge=1, lt=2**31)
     architecture: dict[str, int | float | str]
     policy: dict[str, str]
     runtime: str
@@ -81,7 +87,11 @@ def load_config(folder: Path) -> SubnetConfig:
     """
     path = folder / "config.json"
     try:
-        config = SubnetConfig.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        found = _Format.model_validate_json(text).format
+        if found != FORMAT:
+            raise CheckpointError(f"{path} is of format {found}.", "Upgrade the program.")
+        return SubnetConfig.model_validate_json(text)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}.", _AGAIN) from None
     except ValidationError as error:
@@ -90,9 +100,6 @@ def load_config(folder: Path) -> SubnetConfig:
         raise CheckpointError(
             f"{path} is no config of a subnet ({where}: {first['msg']}).", _AGAIN
         ) from None
-    if config.format != FORMAT:
-        raise CheckpointError(f"{path} is of format {config.format}.", "Upgrade the program.")
-    return config
 
 
 def load_subnet(folder: str | os.PathLike[str]) -> nn.Module:
@@ -106,26 +113,38 @@ def load_subnet(folder: str | os.PathLike[str]) -> nn.Module:
     Raises:
         CheckpointError: if a file is missing, truncated or of something else.
     """
+    place = Path(folder)
+    return load_network(place, load_config(place))
+
+
+def load_network(place: Path, config: SubnetConfig) -> nn.Module:
+    """The network that a config describes, with the weights beside it.
+
+    Raises:
+        CheckpointError: if their file is missing, truncated or of something else.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    place = Path(folder)
-    config = load_config(place)
     path = place / "model.safetensors"
     try:
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != config.files.get(path.name):
-            raise CheckpointError(f"{path} is not the file that was exported.", _AGAIN)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}.", _AGAIN) from None
+    if hashlib.sha256(data).hexdigest() != config.files.get(path.name):
+        raise CheckpointError(f"{path} is not the file that was exported.", _AGAIN)
+    try:
         space = search_spaces.get(
             config.space, config.preset, n_classes=config.n_classes, in_channels=config.in_channels
         )
         network = space.build(config.architecture)
         network.load_state_dict(load(data))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}.", _AGAIN) from None
-    except (SafetensorError, RuntimeError) as error:
-        if isinstance(error, NasError):
-            raise
+    except NasError as error:
+        raise CheckpointError(
+            f"{place / 'config.json'} describes no network that is known here: {error.message}",
+            f"{_AGAIN} A space of another package needs that package.",
+        ) from None
+    except (SafetensorError, RuntimeError):
         raise CheckpointError(f"{path} does not fit its config.", _AGAIN) from None
     return network.eval()
 

@@ -129,7 +129,7 @@ def _draw(study: Study, axes: Any) -> None:
             axes.plot([], [], " ", label=f"budget {budget} is far right: it does not bind")
     axes.set_xlabel(_LABELS[x_name])
     axes.set_ylabel(_LABELS[y_name])
-    axes.set_title(_title(study), fontsize=10)
+    axes.set_title(_title(study), fontsize=10, parse_math=False)  # a path may have dollar signs
     axes.grid(alpha=0.25)
     axes.legend(
         loc="lower right" if study.metric.larger_is_better else "upper right",

@@ -24,8 +24,9 @@ PIPE_WIDTH = 160
 
 
 def print_json(value: Any) -> None:
-    """Plain data as JSON."""
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+    """Plain data as JSON; escaped where stdout does not take every character."""
+    escaped = str(sys.stdout.encoding).lower() != "utf-8"
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=escaped, default=str) + "\n")
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import socket
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 from sqlalchemy import Delete, Update, select
 
+from nas.command_line import command
 from nas.errors import NotFoundError, StorageError
 from nas.storage.database import Database
 from nas.storage.models import Study
@@ -134,10 +134,10 @@ def once_free(
         holder = None if free else Holder.from_json(row.holder)
         lives = holder is not None and watch.lives(holder, row.active_at)
         if lives:
+            follow = command(["studies", "watch", row.name], database.url)
             raise StorageError(
                 f"study {row.name!r} is being run by {holder}.",
-                f"Follow it with `nas studies watch {shlex.quote(row.name)}`; once it has ended, "
-                "run this command again.",
+                f"Follow it with `{follow}`; once it has ended, run this command again.",
             )
         if lives is None:
             if not told:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nas.data.dataset import Dataset
-from nas.errors import CheckpointError
+from nas.errors import CheckpointError, StudyMismatchError
 from nas.events import Event, Listener, silent
 from nas.training.distributed import processes, this_device
 from nas.training.init import Initial
@@ -125,11 +125,12 @@ def obtain_supernet(
     )
 
 
-def own_supernet(space: SearchSpace, digest: str) -> TrainedSupernet:
+def own_supernet(space: SearchSpace, digest: str, data: Dataset) -> TrainedSupernet:
     """The supernet that a study was begun with, by the digest of its weights; no other will do.
 
     Raises:
         CheckpointError: if it is gone or damaged.
+        StudyMismatchError: if the data are not those that it was trained for.
     """
     found = find_weights(space, digest)
     if found is None:
@@ -138,6 +139,12 @@ def own_supernet(space: SearchSpace, digest: str) -> TrainedSupernet:
             f"Copy its folder to {user_store()} from where it was trained, or install the version "
             "of this program that it shipped with; or begin a new study with --study: trials of "
             "other weights are not taken over. The trials that it has can still be shown.",
+        )
+    if found.config.get("data_fingerprint", data.fingerprint) != data.fingerprint:
+        raise StudyMismatchError(
+            f"the data {data.name} are not what they were when this study was begun.",
+            "Bring them back as they were, or begin a new study with --study: qualities on other "
+            "data cannot be compared. The trials that it has can still be shown.",
         )
     return found
 

@@ -78,6 +78,23 @@ def test_another_study_s_trials_are_told_as_known(place: Place) -> None:
     assert len(place.trials("empty")) == 6
 
 
+def test_every_row_that_is_left_out_is_counted(place: Place) -> None:
+    path = place.folder / "rows.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["accuracy", "architecture", "policy", "state"])
+        for trial in (place.full.trials[0], *place.full.trials[:3]):  # the first one twice
+            words = [json.dumps(trial.architecture), json.dumps(trial.policy)]
+            writer.writerow([trial.quality, *words, "failed" if trial.number == 2 else "complete"])
+        writer.writerow(["", "{}", "{}", "complete"])
+    lines = import_trials("empty", str(path), place.storage)
+    assert lines[0].startswith("2 trials imported")
+    assert lines[1:] == [
+        "1 stand there more than once: the first counts",
+        "2 were not evaluated, or not on all of the data",
+    ]
+
+
 def test_a_search_goes_on_from_what_was_imported(place: Place) -> None:
     for trial in place.trials("full")[3:]:
         with open_database(place.storage) as database, database.write() as connection:
@@ -141,7 +158,8 @@ def test_what_is_not_alike_is_refused(place: Place) -> None:
         other = replace(place.full.record, name="other", supernet_digest="else", id=0)
         studies.create_study(other)
         studies.claim(studies.find_study("empty").id)
-        with pytest.raises(StorageError, match="being run by process"):
+        watch = f"nas studies watch empty --storage {place.storage}"
+        with pytest.raises(StorageError, match=f"being run by process .*`{watch}`"):
             import_trials("empty", "full", place.storage)
         studies.release(studies.find_study("empty").id)
     with pytest.raises(UsageError, match="supernet digest is else there"):
@@ -183,6 +201,13 @@ def test_a_study_is_published_to_optuna(place: Place) -> None:
     optuna.create_study(storage=url, study_name="empty", directions=["minimize", "minimize"])
     with pytest.raises(StorageError, match="another study 'empty'"):
         publish("empty", url, place.storage)
+    anew = f"sqlite:///{place.folder / 'anew.db'}"  # another search under the same name
+    nas.search("vit", "a100", trials=3, seed=1, storage=anew, study="full", export=False,
+               out=place.folder)  # fmt: skip
+    with pytest.raises(
+        StorageError, match=r"another study 'full'.*--study-name full --storage sqlite"
+    ):
+        publish("full", url, anew)
 
 
 def test_partial_trials_are_published_as_pruned_and_imported_nowhere(place: Place) -> None:
@@ -242,6 +267,9 @@ def test_a_study_of_failures_alone_is_an_error(
     assert "failed    out of memory: tried to allocate 1 TiB (tried 2 times)" in lines
     monkeypatch.undo()
     options = RunOptions(storage=place.storage, out=place.folder, export=False)
+    said: list[Event] = []
+    assert service.export("none", options, said.append).front == []
+    assert any("nothing to test or write" in event.text for event in said)
     found = service.resume("none", 4, options)
     assert (found.n_failed, len(found.trials), bool(found.front)) == (2, 4, True)
 

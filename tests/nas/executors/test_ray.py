@@ -85,6 +85,14 @@ def test_an_actor_that_cannot_begin_ends_it() -> None:
         _outcomes(Work("toy_work:broken"), {0: [1]}, workers=1)
 
 
+@pytest.mark.usefixtures("cluster")
+def test_actors_beyond_the_cluster_s_room_hold_nothing_up() -> None:
+    found = _outcomes(Work("toy_work:summing"), {n: [1, n] for n in range(6)}, workers=4)
+    assert {n: (o.values or {})["sum"] for n, o in found.items()} == {n: 1.0 + n for n in range(6)}
+    with pytest.raises(ExecutorError, match="3 CPUs of a worker: the largest has 2"):
+        _outcomes(Work("toy_work:summing", threads=3), {0: [1]}, workers=1)
+
+
 def test_a_supernet_is_received_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_CACHE", str(tmp_path))
     files = {"model.safetensors": b"weights", "config.json": b"{}"}

@@ -77,9 +77,30 @@ def test_foreign_weights_and_newer_formats_are_refused(folder: Path) -> None:
     _edit(folder, files={"model.safetensors": hashlib.sha256(other).hexdigest()})
     with pytest.raises(CheckpointError, match="does not fit"):
         nas.load_subnet(folder)
-    _edit(folder, format=2)
+    _edit(folder, format=2, surprise=1)
     with pytest.raises(CheckpointError, match="format 2"):
         nas.load_subnet(folder)
     _edit(folder, format=1, surprise=1)
     with pytest.raises(CheckpointError, match="surprise"):
         nas.load_subnet(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"space": "elsewhere"}, "no space 'elsewhere'"),
+        ({"preset": "elsewhere"}, "no preset"),
+        ({"architecture": {}}, "missing"),
+        ({"architecture": {**ARCH, "embed": 17}}, "cannot be 17"),
+        ({"n_classes": 0}, "n_classes"),
+        ({"n_classes": 10**30}, "n_classes"),
+    ],
+)
+def test_a_config_of_no_network_is_refused_by_its_name(
+    folder: Path, changes: dict[str, object], says: str
+) -> None:
+    _edit(folder, **changes)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        nas.load_subnet(folder)
+    assert str(folder / "config.json") in str(caught.value)
+    assert "nas export" in caught.value.hint

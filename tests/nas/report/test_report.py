@@ -112,6 +112,12 @@ def test_pictures_are_whole_files(tmp_path: Path) -> None:
     assert 'src="http' not in page  # works without a network
 
 
+def test_a_path_is_no_formula_in_a_title(tmp_path: Path) -> None:
+    record = replace(STUDY.record, data="/data/$a_{$b")
+    save_png(replace(STUDY, record=record), tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size > 0
+
+
 def test_what_a_device_holds_is_drawn_as_a_budget(tmp_path: Path) -> None:
     """Nobody typed it, so it is none of the study's budgets."""
     held = {"quantity": "memory", "limit": 327_680.0, "relative": False, "target": None}

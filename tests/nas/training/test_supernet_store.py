@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import search_spaces
 from nas.data import Dataset, load_dataset
 from nas.equipment import space_and_data
-from nas.errors import CheckpointError
+from nas.errors import CheckpointError, StudyMismatchError
 from nas.evaluation import calibration_batches
 from nas.events import Event
 from nas.training import TrainedSupernet, find_supernet, obtain_supernet, train_supernet
@@ -150,9 +150,11 @@ def test_obtain_trains_once_and_retrains_when_asked(
     assert not told
     two = obtain_supernet(space, data, time_limit_s=1.5, retrain=True)
     assert two.digest != one.digest
-    assert own_supernet(space, one.digest).digest == one.digest
+    assert own_supernet(space, one.digest, data).digest == one.digest
+    with pytest.raises(StudyMismatchError, match="not what they were"):
+        own_supernet(space, one.digest, replace(data, fingerprint="other"))
     with pytest.raises(CheckpointError, match="not on this machine") as caught:
-        own_supernet(space, "f" * 64)
+        own_supernet(space, "f" * 64, data)
     assert str(tmp_path) in caught.value.hint
     assert "a new study with --study" in caught.value.hint
 
