@@ -22,6 +22,8 @@ MAX_PROFILE_BYTES = 32 * 2**20
 Provenance = Literal["measured", "fitted", "derived"]
 RuntimeName = Literal["onnxruntime", "openvino", "eager", "compile", "cudagraph", "cmsis-nn"]
 LONGEST_SHOWN = 120
+#: What may name a profile.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 #: A size in a shape. Products of a few of them stay numbers that arrays can hold.
 Size = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -250,7 +252,7 @@ class DeviceProfile(_Strict):
     """
 
     schema_version: Literal[3] = 3
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=f"^{NAME}$")
     device: Device
     runtime: Runtime
     precisions: list[str] = Field(min_length=1, description="offered, native first")

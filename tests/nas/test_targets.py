@@ -10,6 +10,7 @@ import pytest
 
 import search_spaces
 from hw_profiles import registry
+from hw_profiles.harness import require_harness
 from hw_profiles.op import Op
 from hw_profiles.profile import (
     Anchor,
@@ -20,8 +21,9 @@ from hw_profiles.profile import (
     Runtime,
     Timing,
 )
-from nas import inquiry, targets
+from nas import inquiry, service, targets
 from nas.comparison import compare_targets
+from nas.derived_profiles import profile_from_figures
 from nas.errors import ExportError, NotFoundError, ProfileError, UsageError
 from nas.probes import ops_of
 from nas.report.target_pictures import save_comparison, save_profile
@@ -30,6 +32,7 @@ from predictors.network import fit_network_model
 
 SPACE = search_spaces.get("vit")
 A100 = registry.shipped()["a100"]
+SHEETS = Path(registry.__file__).parent / "sheets"
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +121,15 @@ def test_names_that_are_taken_or_no_names(name: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         targets.add_target(A100, name)
     assert targets.added_targets() == {}
+
+
+def test_a_profile_that_cannot_be_named_is_refused_before_any_work(tmp_path: Path) -> None:
+    out = tmp_path / "my board.json"
+    with pytest.raises(UsageError, match="'my board' cannot name a target"):
+        profile_from_figures([], SHEETS / "t4.yaml", out)
+    with pytest.raises(UsageError, match="'my board' cannot name a target"):
+        service.profile(require_harness("cpu"), out, 1, ["no such space"], 1.0)
+    assert not out.exists()
 
 
 def test_a_broken_profile_is_not_added(tmp_path: Path) -> None:
