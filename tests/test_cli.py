@@ -65,7 +65,9 @@ def test_a_look_at_a_front_needs_neither_torch_nor_scipy() -> None:
     [
         (("search", "--space", "vti"), 4, "'vit'"),
         (("search", "--target", "a10"), 4, "'a100'"),
-        (("search", "--target", "nowhere/x.json"), 1, "no profile file"),
+        (("search", "--target", "nowhere/x.json"), 4, "no profile file"),
+        (("targets", "show", "~nobody-here/x.json"), 4, "no profile file"),
+        (("targets", "show", "x" * 5000 + ".json"), 4, "no profile file"),
         ((*SEARCH, "--data", "digit"), 4, "'digits'"),
         ((*SEARCH, "--data", "no/such/folder"), 4, "no file or folder"),
         ((*SEARCH, "--preset", "digit"), 4, "'digits'"),

@@ -113,6 +113,12 @@ def test_an_added_target_is_used_by_its_name(tmp_path: Path) -> None:
     assert targets.resolve_target("mine").device.name == "Made Up"
 
 
+def test_a_profile_file_needs_no_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    profile_from_figures([], SHEETS / "stm32f746.yaml", Path("board"))
+    assert targets.resolve_target("board").name == "board"
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [("a100", "part of"), ("cpu", "part of"), ("../up", "cannot name"), ("x" * 65, "cannot name")],
