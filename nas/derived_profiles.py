@@ -12,7 +12,7 @@ from hw_profiles.profile import FitError
 from nas.errors import UsageError
 from nas.events import Event, Listener, silent
 from nas.files import require_writable
-from nas.targets import require_name
+from nas.targets import require_target_name
 from predictors.from_tables import (
     profile_from_sheet,
     profile_from_tables,
@@ -40,7 +40,7 @@ def profile_from_figures(
         ProfileError: if a file is not sound, or its timings are too few.
         ExportError: if `out` cannot be written.
     """
-    require_name(out.stem)
+    require_target_name(out.stem)
     require_writable(out, "--out")
 
     def tell(what: str, error: FitError) -> None:

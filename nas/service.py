@@ -39,7 +39,7 @@ from nas.storage.database import open_database
 from nas.storage.records import StudyRecord
 from nas.storage.studies import Studies, require_name
 from nas.study import Study, front_columns
-from nas.targets import can_verify, local_profile, require_name
+from nas.targets import can_verify, local_profile, require_target_name
 from nas.training.obtain import own_supernet
 from nas.training.recipe_text import recipe_for, recipe_text
 from nas.trials import run_trials
@@ -295,7 +295,7 @@ def profile(
 
     require_device(harness)
     path = out or local_profile(batch_size, harness=harness)
-    require_name(path.stem)
+    require_target_name(path.stem)
     require_writable(path, "--out")
     made = profile_device(
         path.stem,

@@ -18,6 +18,7 @@ from nas.budget import Budget, format_quantity
 from nas.candidate import CandidateSpace
 from nas.errors import BudgetError, UsageError, nearest
 from nas.joint_costs import JointCosts, common_schemes
+from nas.request import require_batch_size
 from nas.target_names import TARGET_FIGURES, at, split
 from search_spaces.choices import Genomes
 from search_spaces.space import Architecture, SearchSpace
@@ -71,8 +72,8 @@ class Setting:
     Raises:
         NotFoundError: if a scheme is not offered by every target.
         ProfileError: if a profile lacks what the space's ops need.
-        UsageError: if a profile was measured at other batch sizes, or a budget limits what it
-            has no figures of.
+        UsageError: if the batch size is out of range, a profile was measured at others, or a
+            budget limits what it has no figures of.
     """
 
     def __init__(
@@ -92,8 +93,9 @@ class Setting:
         for scheme in schemes or ():
             if scheme not in offered:
                 raise nearest(scheme, offered, f"scheme on {self._names}")
+        require_batch_size(batch_size)
         for profile in self.targets.values():
-            _require_batch_size(profile, batch_size)
+            _require_measured_at(profile, batch_size)
         kept = [i for i, s in enumerate(offered) if schemes is None or s in schemes]
         self.schemes = {label: tuple(words[i] for i in kept) for label, words in common.items()}
         self.batch_size = batch_size
@@ -283,7 +285,7 @@ def with_capacities(budgets: Sequence[Budget], capacities: Sequence[Budget]) -> 
     return list((limits | {c: b for c, b in own.items() if c not in limits}).values())
 
 
-def _require_batch_size(profile: DeviceProfile, batch_size: int) -> None:
+def _require_measured_at(profile: DeviceProfile, batch_size: int) -> None:
     timed = {network.batch_size for network in profile.networks}
     if timed and batch_size not in timed:
         raise UsageError(

@@ -40,7 +40,7 @@ def local_profile(
     return cache_dir() / "profiles" / f"{'-'.join(parts)}.json"
 
 
-def require_name(name: str) -> None:
+def require_target_name(name: str) -> None:
     """Refuse what cannot name a profile, before minutes of work for it.
 
     Raises:
@@ -84,7 +84,7 @@ def add_target(path: Path, name: str | None = None, replace: bool = False) -> st
         raise UsageError(
             f"a target {name!r} was added before.", "Choose another --name, or give --replace."
         )
-    require_name(name)
+    require_target_name(name)
     kept = profile.model_copy(update={"name": name})
     try:
         write_atomic(cache_dir() / "targets" / f"{name}.json", kept.to_json().encode())
