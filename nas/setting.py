@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_profiles.profile import DeviceProfile
-from nas.budget import Budget, format_quantity
+from nas.budget import Budget, format_quantity, rounded_up
 from nas.candidate import CandidateSpace
 from nas.errors import BudgetError, UsageError, nearest
 from nas.joint_costs import JointCosts, common_schemes
@@ -271,10 +271,10 @@ class Setting:
                 f"the device holds {format_quantity(held.quantity, held.limit)}.",
                 ELSEWHERE,
             )
-        nearest_text = _rounded_up(budget, reach.smallest)
+        enough = replace(budget, limit=rounded_up(budget.quantity, reach.smallest))
         return BudgetError(
             f"{none} on {where} meets {budget}: the least it can reach is {smallest}.",
-            f"Ask for {nearest_text} or more, or another space, preset or target.",
+            f"Ask for {enough} or more, or another space, preset or target.",
         )
 
 
@@ -293,9 +293,3 @@ def _require_measured_at(profile: DeviceProfile, batch_size: int) -> None:
             f"{', '.join(map(str, sorted(timed)))}, not {batch_size}.",
             f"Measure with `nas profile --batch-size {batch_size}`.",
         )
-
-
-def _rounded_up(budget: Budget, value: float) -> str:
-    """A limit that is surely met: the value one unit of its third digit up."""
-    step = 10.0 ** (np.floor(np.log10(value)) - 2)
-    return str(replace(budget, limit=float(np.ceil(value / step * (1 + 1e-9)) * step)))
