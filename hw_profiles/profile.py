@@ -38,13 +38,15 @@ class Device(_Strict):
     name: str
     vendor: str
     kind: Literal["cpu", "cuda", "mcu"]
-    cores: int | None = None
-    memory_bytes: int | None = None
+    cores: int | None = Field(default=None, ge=1)
+    memory_bytes: int | None = Field(default=None, ge=1)
     flash_bytes: int | None = Field(
-        default=None, description="storage that weights are read from in place, if there is any"
+        default=None,
+        ge=1,
+        description="storage that weights are read from in place, if there is any",
     )
-    bandwidth_bytes_per_s: float | None = None
-    peak_flops: dict[str, float] = Field(
+    bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
+    peak_flops: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="dense FLOP/s (2 per MAC) by precision"
     )
     source: str = ""
@@ -279,6 +281,10 @@ class DeviceProfile(_Strict):
         unknown = [p for p in self.precisions if p not in PRECISIONS]
         if unknown:
             raise ValueError(f"unknown precision {unknown[0]!r}")
+        if self.precisions[0] != self.runtime.native:
+            raise ValueError(f"the first precision must be the native {self.runtime.native}")
+        if len(set(self.precisions)) != len(self.precisions):
+            raise ValueError("a precision stands twice")
         return self
 
     def calibrated_for(self, space: str, preset: str) -> DeviceProfile:
