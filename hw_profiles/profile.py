@@ -352,7 +352,9 @@ def load_profile(path: Path) -> DeviceProfile:
     again = "Make it anew with `nas profile`, or name a device from `nas targets`."
     try:
         size = path.stat().st_size
-        data = json.loads(path.read_text(encoding="utf-8")) if size <= MAX_PROFILE_BYTES else None
+        data = (
+            json.loads(path.read_text(encoding="utf-8-sig")) if size <= MAX_PROFILE_BYTES else None
+        )
         plain = _is_plain(data)
     except OSError as error:
         raise ProfileError(f"cannot read the profile {path}: {error.strerror}.", again) from None

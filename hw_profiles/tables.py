@@ -10,7 +10,8 @@ import csv
 import gzip
 import io
 import math
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,8 +76,7 @@ def read_table(path: Path, fp8: bool = False) -> KernelTable:
         ProfileError: if the file cannot be read, has other columns, or holds a row that is no
             valid timing.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    columns = set(reader.fieldnames or ())
+    columns, records = read_records(path)
     read: Callable[[dict[str, str]], TableRow | None]
     if columns.issuperset(GEMM_COLUMNS):
         read = partial(_gemm_row, GEMM_PRECISIONS | (FP8_PRECISIONS if fp8 else {}))
@@ -86,7 +86,7 @@ def read_table(path: Path, fp8: bool = False) -> KernelTable:
         raise ProfileError(f"{path} is not a kernel-timing table.", _HINT)
     rows: list[TableRow] = []
     skipped = 0
-    for number, record in enumerate(reader, start=2):
+    for number, record in records:
         try:
             row = read(record)
         except (KeyError, TypeError, ValueError):
@@ -98,6 +98,31 @@ def read_table(path: Path, fp8: bool = False) -> KernelTable:
     if not rows:
         raise ProfileError(f"{path} holds no usable row.", _HINT)
     return KernelTable(tuple(rows), skipped)
+
+
+def read_records(path: Path) -> tuple[set[str], Iterator[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV file, and its rows, each with the number of its line.
+
+    Raises:
+        ProfileError: if the file cannot be read, or, of a row, if it is no row of a table, such as
+            one with a quote that is never closed.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=None))
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        try:
+            for record in reader:
+                yield reader.line_num, record
+        except csv.Error:
+            raise ProfileError(
+                f"{path} has a malformed row in line {reader.line_num}.",
+                "Check that the file is complete.",
+            ) from None
+
+    try:
+        return set(reader.fieldnames or ()), rows()
+    except csv.Error:
+        raise ProfileError(f"{path} is not a text table.", "Check the path.") from None
 
 
 def read_sheet_section(path: Path, section: str) -> dict[str, str]:
@@ -119,7 +144,7 @@ def read_sheet_section(path: Path, section: str) -> dict[str, str]:
             continue
         key, colon, value = line.strip().partition(":")
         if inside and colon:
-            values[key] = value.strip()
+            values[key] = value.strip().strip("\"'")
     return values
 
 
@@ -167,13 +192,16 @@ def _attention_row(record: dict[str, str]) -> TableRow | None:
         return None
     heads, tokens = int(record["num_heads"]), int(record["isl"])
     shape = (int(record["batch_size"]), heads, tokens, tokens, int(record["head_dim"]))
-    kv_heads = record.get("num_key_value_heads")  # only context tables group queries
+    grouped = record.get("num_key_value_heads")  # only context tables group queries
+    kv_heads = heads if grouped is None else int(grouped)
+    if not 1 <= kv_heads <= heads:
+        raise ValueError(kv_heads)
     return TableRow(
         Op("attention", shape, "bf16"),
         _positive(record["latency"]),
         _stack(record),
-        causal=kv_heads is not None,
-        kv_heads=int(kv_heads) if kv_heads is not None else heads,
+        causal=grouped is not None,
+        kv_heads=kv_heads,
         power_w=_positive_or_none(record.get("power")),
         power_limit_w=_positive_or_none(record.get("power_limit")),
     )
@@ -195,7 +223,7 @@ def _stack(record: dict[str, str]) -> str:
 
 
 def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
-    """The text of a file, unpacked where its name ends in `.gz`.
+    """The text of a file, unpacked where its name ends in `.gz`; a byte order mark is no part.
 
     Raises:
         ProfileError: if it cannot be read, is no text, or is longer than `limit` bytes.
@@ -206,8 +234,8 @@ def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
             raw = file.read(limit + 1)  # bounds what a hostile gzip unpacks to
         if len(raw) > limit:
             raise ProfileError(f"{path} is too large.", hint)
-        return raw.decode()
-    except (OSError, EOFError) as error:
+        return raw.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "not a whole file"
         raise ProfileError(f"cannot read {path}: {reason}.", hint) from None
     except UnicodeDecodeError:
