@@ -11,7 +11,7 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,11 +148,18 @@ def read_sheet_section(path: Path, section: str) -> dict[str, str]:
     return values
 
 
-def read_sheet_values(path: Path, section: str = "gpu") -> dict[str, float]:
+def read_sheet_values(
+    path: Path, section: str = "gpu", possible: Mapping[str, tuple[float, float]] | None = None
+) -> dict[str, float]:
     """The numbers of a section of a device sheet, by their names there; text is left out.
 
+    Args:
+        possible: the least and the largest that some of them can be, in the sheet's units, so that
+            TFLOP/s or GB/s are not taken for FLOP/s or B/s.
+
     Raises:
-        ProfileError: if the file cannot be read, or a number is not finite and positive.
+        ProfileError: if the file cannot be read, or a number is not finite and positive, or not
+            possible.
     """
     values: dict[str, float] = {}
     for key, text in read_sheet_section(path, section).items():
@@ -163,6 +170,13 @@ def read_sheet_values(path: Path, section: str = "gpu") -> dict[str, float]:
         if not 0 < values[key] < math.inf:
             raise ProfileError(
                 f"{path} states {key} {text}, which is no positive number.", "Correct the sheet."
+            )
+        least, largest = (possible or {}).get(key, (0.0, math.inf))
+        if not least <= values[key] <= largest:
+            raise ProfileError(
+                f"{path} states {key} {text}, which no device has: it must be from {least:g} to "
+                f"{largest:g}.",
+                "Sheets are in FLOP/s, B/s, bytes, s and W, without prefixes: 312e12, not 312.",
             )
     return values
 
