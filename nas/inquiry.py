@@ -20,7 +20,7 @@ from nas import __version__
 from nas.budget import format_quantity
 from nas.candidate import parse_architecture
 from nas.comparison import Compared
-from nas.errors import NasError
+from nas.errors import NasError, NotFoundError
 from nas.paths import cache_dir
 from nas.request import require_batch_size
 from nas.setting import Setting
@@ -148,25 +148,23 @@ def _error(error: FitError | None) -> str:
 def list_targets() -> list[dict[str, Any]]:
     """Every target with its provenance and error; a profile that cannot be read says why."""
     rows = []
-    for name in [*registry.shipped(), *added_targets()]:
+    for name in [*registry.shipped(), *added_targets(), THIS_CPU]:
         try:
             rows.append(_target_row(name, resolve_target(name)))
+        except NotFoundError:
+            rows.append(
+                {
+                    "target": THIS_CPU,
+                    "device": this_cpu().name,
+                    "runtime": "onnxruntime",
+                    "precisions": "-",
+                    "source": "not profiled yet: `nas profile`, or the first search, does it",
+                    "error": "-",
+                    "energy": "-",
+                }
+            )
         except NasError as error:
             rows.append({"target": name, "device": f"unreadable: {error}"})
-    try:
-        rows.append(_target_row(THIS_CPU, resolve_target(THIS_CPU)))
-    except NasError:
-        rows.append(
-            {
-                "target": THIS_CPU,
-                "device": this_cpu().name,
-                "runtime": "onnxruntime",
-                "precisions": "-",
-                "source": "not profiled yet: `nas profile`, or the first search, does it",
-                "error": "-",
-                "energy": "-",
-            }
-        )
     return rows
 
 

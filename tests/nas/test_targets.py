@@ -25,6 +25,7 @@ from nas import inquiry, service, targets
 from nas.comparison import compare_targets
 from nas.derived_profiles import profile_from_figures
 from nas.errors import ExportError, NotFoundError, ProfileError, UsageError
+from nas.paths import cache_dir
 from nas.probes import ops_of
 from nas.report.target_pictures import save_comparison, save_profile
 from predictors.measured_ops import errors_of_ops
@@ -147,6 +148,14 @@ def test_a_broken_profile_is_not_added(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="broken numbers"):
         targets.add_target(tmp_path / "numbers.json", "mine")
     assert targets.added_targets() == {}
+
+
+def test_a_profile_that_cannot_be_read_is_listed_as_such() -> None:
+    for path in (targets.local_profile(), cache_dir() / "targets" / "mine.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{")
+    found = {row["target"]: row["device"] for row in inquiry.list_targets()}
+    assert all(found[name].startswith("unreadable: ") for name in ("mine", "cpu"))
 
 
 def test_a_target_twice_as_slow_compares_so(tmp_path: Path) -> None:
