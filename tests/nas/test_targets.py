@@ -197,6 +197,21 @@ def test_a_profile_without_errors_says_what_to_draw_instead(tmp_path: Path) -> N
     assert "nas targets compare raspberry-pi-4 a100" in refused.value.hint
 
 
+def test_a_profile_with_too_few_ops_to_judge_is_drawn_without_them(tmp_path: Path) -> None:
+    profile = measured(1.0)
+    save_profile(
+        profile.model_copy(
+            update={
+                "ops": profile.ops[:1],
+                "network": None,
+                "anchor": Anchor(undisturbed_ms=1.0, slow_above=1.1, times_s=[0.0], relative=[1.0]),
+            }
+        ),
+        tmp_path / "few.png",
+    )
+    assert (tmp_path / "few.png").stat().st_size > 0
+
+
 def test_errors_of_ops_are_of_ops_that_were_left_out() -> None:
     ops = measured(1.0).ops
     errors = errors_of_ops(ops)
