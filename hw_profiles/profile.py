@@ -285,6 +285,9 @@ class DeviceProfile(_Strict):
             raise ValueError(f"the first precision must be the native {self.runtime.native}")
         if len(set(self.precisions)) != len(self.precisions):
             raise ValueError("a precision stands twice")
+        modelled = [(m.kind, m.precision) for m in self.op_models]
+        if len(set(modelled)) != len(modelled):
+            raise ValueError("an op has two models at one precision")
         return self
 
     def calibrated_for(self, space: str, preset: str) -> DeviceProfile:

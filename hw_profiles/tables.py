@@ -104,8 +104,8 @@ def read_records(path: Path) -> tuple[set[str], Iterator[tuple[int, dict[str, st
     """The columns of a CSV file, and its rows, each with the number of its line.
 
     Raises:
-        ProfileError: if the file cannot be read, or, of a row, if it is no row of a table, such as
-            one with a quote that is never closed.
+        ProfileError: if the file cannot be read or names a column twice, or a row is none,
+            such as one with a quote that is never closed.
     """
     reader = csv.DictReader(io.StringIO(read_text(path), newline=None))
 
@@ -120,9 +120,12 @@ def read_records(path: Path) -> tuple[set[str], Iterator[tuple[int, dict[str, st
             ) from None
 
     try:
-        return set(reader.fieldnames or ()), rows()
+        names = reader.fieldnames or ()
     except csv.Error:
         raise ProfileError(f"{path} is not a text table.", "Check the path.") from None
+    if len(set(names)) != len(names):
+        raise ProfileError(f"{path} has two columns of one name.", "Rename or remove one.")
+    return set(names), rows()
 
 
 def read_sheet_section(path: Path, section: str) -> dict[str, str]:
@@ -131,7 +134,7 @@ def read_sheet_section(path: Path, section: str) -> dict[str, str]:
     A sheet is plain enough to need no YAML library: names and values, indented, with comments.
 
     Raises:
-        ProfileError: if the file cannot be read.
+        ProfileError: if the file cannot be read, or states something twice.
     """
     values: dict[str, str] = {}
     inside = False
@@ -144,6 +147,8 @@ def read_sheet_section(path: Path, section: str) -> dict[str, str]:
             continue
         key, colon, value = line.strip().partition(":")
         if inside and colon:
+            if key in values:
+                raise ProfileError(f"{path} states {key} twice.", "Correct the sheet.")
             values[key] = value.strip().strip("\"'")
     return values
 

@@ -43,6 +43,7 @@ def test_a_microcontroller_keeps_weights_in_flash(tmp_path: Path) -> None:
         ("  mem_bw: 864e6", "  x: 1", "no mem_bw under board"),
         ("  name: STM32F746", "  x: 1", "no name under board"),
         ("name: STM32F746", "name: ''", "no name under board"),
+        ("  threads: 1", "  cores: 2", "states cores twice"),
         ("kind: mcu", "kind: toaster", "kind is not 'toaster'"),
         ("runtime: cmsis-nn", "runtime: abacus", "unknown runtime 'abacus'"),
         ("mem_bw: 864e6", "mem_bw: -1", "no positive number"),

@@ -168,6 +168,7 @@ def profiles(native: str) -> st.SearchStrategy[DeviceProfile]:
                 error=ERRORS,
             ),
             max_size=2,
+            unique_by=lambda m: (m.kind, m.precision),
         ),
         network=MODELS,
         energy=MODELS,
@@ -295,6 +296,14 @@ def test_other_schemas_are_said(tmp_path: Path, schema: int, says: str) -> None:
         load_profile(path)
 
 
+GELU = {
+    "kind": "gelu",
+    "precision": "bf16",
+    "form": "stream",
+    "params": {},
+    "provenance": "derived",
+    "source": "a sheet",
+}
 DEVICE = {"name": "A GPU", "vendor": "NVIDIA", "kind": "cuda"}
 
 
@@ -309,6 +318,7 @@ DEVICE = {"name": "A GPU", "vendor": "NVIDIA", "kind": "cuda"}
         ({"precisions": ["int3"]}, "unknown precision"),
         ({"precisions": ["int8", "bf16"]}, "first precision must be the native bf16"),
         ({"precisions": ["bf16", "int8", "int8"]}, "stands twice"),
+        ({"op_models": [GELU, GELU]}, "two models at one precision"),
         ({"device": DEVICE | {"memory_bytes": -5}}, "device.memory_bytes"),
         ({"device": DEVICE | {"flash_bytes": 0}}, "device.flash_bytes"),
         ({"device": DEVICE | {"cores": 0}}, "device.cores"),

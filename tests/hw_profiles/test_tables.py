@@ -105,6 +105,7 @@ def test_encoder_attention_is_not_causal(tmp_path: Path) -> None:
         (GEMM.splitlines()[0] + "\n", "no usable row"),
         (GEMM + 'V,1,"' + "b,sq,8,48,16,0.0072\n" * 10_000, "malformed row"),  # never closed
         ("x" * 200_000 + GEMM, "not a text table"),
+        (GEMM.replace("kernel_source", "m"), "two columns of one name"),
         (CONTEXT.replace("12,2,128", "12,0,128"), "malformed row in line 2"),
         (CONTEXT.replace("12,2,128", "12,24,128"), "malformed row in line 2"),
     ],
