@@ -21,6 +21,17 @@ from hw_profiles.tables import read_sheet_section, read_sheet_values
 PLANNING = ("cmsis-nn",)
 _TEXTS = ("name", "vendor", "kind", "runtime")
 _NUMBERS = ("cores", "fp32_flops", "int8_flops", "mem_bw", "mem_capacity", "op_overhead")
+#: Least and largest of a sheet's entries, from the smallest microcontroller to a large server.
+POSSIBLE = {
+    "cores": (1, 1e4),
+    "threads": (1, 1e4),
+    "fp32_flops": (1e5, 1e16),
+    "int8_flops": (1e5, 1e17),
+    "mem_bw": (1e5, 1e14),
+    "mem_capacity": (1024, 2.0**50),
+    "flash_capacity": (1024, 2.0**50),
+    "op_overhead": (1e-9, 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +64,11 @@ def read_board(path: Path) -> Board:
     """Read a board's sheet.
 
     Raises:
-        ProfileError: if it cannot be read, lacks an entry, or names a kind or runtime that is none.
+        ProfileError: if it cannot be read, lacks an entry, states what no board has, or names a
+            kind or runtime that is none.
     """
-    texts, values = read_sheet_section(path, "board"), read_sheet_values(path, "board")
-    missing = [key for key in _TEXTS if key not in texts] + [
+    texts, values = read_sheet_section(path, "board"), read_sheet_values(path, "board", POSSIBLE)
+    missing = [key for key in _TEXTS if not texts.get(key)] + [
         key for key in _NUMBERS if key not in values
     ]
     if missing:

@@ -7,8 +7,6 @@ events on an idle device, so each holds the time that the host needs to issue th
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_profiles.errors import ProfileError
-from hw_profiles.tables import read_text
+from hw_profiles.tables import read_records, read_text
 
 Array = NDArray[np.float64]
 
@@ -74,8 +72,7 @@ def read_op_rows(path: Path) -> list[OpRows]:
         ProfileError: if the file cannot be read, has other columns, or holds a row that is no
             valid timing.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    columns = set(reader.fieldnames or ())
+    columns, records = read_records(path)
     products = columns.issuperset(PRODUCT_COLUMNS)
     if not products and not columns.issuperset(VECTOR_COLUMNS):
         raise ProfileError(
@@ -84,7 +81,7 @@ def read_op_rows(path: Path) -> list[OpRows]:
         )
     sizes = ("b", "m", "n", "k") if products else ("b", "h")  # their n is what is summed over
     groups: dict[tuple[str, str], list[list[float]]] = {}
-    for number, record in enumerate(reader, start=2):
+    for number, record in records:
         try:
             values = [float(record[name]) for name in (*sizes, "latency")]
             if not all(math.isfinite(value) and value > 0 for value in values):

@@ -22,6 +22,8 @@ MAX_PROFILE_BYTES = 32 * 2**20
 Provenance = Literal["measured", "fitted", "derived"]
 RuntimeName = Literal["onnxruntime", "openvino", "eager", "compile", "cudagraph", "cmsis-nn"]
 LONGEST_SHOWN = 120
+#: What may name a profile.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 #: A size in a shape. Products of a few of them stay numbers that arrays can hold.
 Size = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -36,13 +38,15 @@ class Device(_Strict):
     name: str
     vendor: str
     kind: Literal["cpu", "cuda", "mcu"]
-    cores: int | None = None
-    memory_bytes: int | None = None
+    cores: int | None = Field(default=None, ge=1)
+    memory_bytes: int | None = Field(default=None, ge=1)
     flash_bytes: int | None = Field(
-        default=None, description="storage that weights are read from in place, if there is any"
+        default=None,
+        ge=1,
+        description="storage that weights are read from in place, if there is any",
     )
-    bandwidth_bytes_per_s: float | None = None
-    peak_flops: dict[str, float] = Field(
+    bandwidth_bytes_per_s: float | None = Field(default=None, gt=0)
+    peak_flops: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="dense FLOP/s (2 per MAC) by precision"
     )
     source: str = ""
@@ -250,7 +254,7 @@ class DeviceProfile(_Strict):
     """
 
     schema_version: Literal[3] = 3
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=f"^{NAME}$")
     device: Device
     runtime: Runtime
     precisions: list[str] = Field(min_length=1, description="offered, native first")
@@ -277,6 +281,13 @@ class DeviceProfile(_Strict):
         unknown = [p for p in self.precisions if p not in PRECISIONS]
         if unknown:
             raise ValueError(f"unknown precision {unknown[0]!r}")
+        if self.precisions[0] != self.runtime.native:
+            raise ValueError(f"the first precision must be the native {self.runtime.native}")
+        if len(set(self.precisions)) != len(self.precisions):
+            raise ValueError("a precision stands twice")
+        modelled = [(m.kind, m.precision) for m in self.op_models]
+        if len(set(modelled)) != len(modelled):
+            raise ValueError("an op has two models at one precision")
         return self
 
     def calibrated_for(self, space: str, preset: str) -> DeviceProfile:
@@ -344,7 +355,9 @@ def load_profile(path: Path) -> DeviceProfile:
     again = "Make it anew with `nas profile`, or name a device from `nas targets`."
     try:
         size = path.stat().st_size
-        data = json.loads(path.read_text(encoding="utf-8")) if size <= MAX_PROFILE_BYTES else None
+        data = (
+            json.loads(path.read_text(encoding="utf-8-sig")) if size <= MAX_PROFILE_BYTES else None
+        )
         plain = _is_plain(data)
     except OSError as error:
         raise ProfileError(f"cannot read the profile {path}: {error.strerror}.", again) from None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 
-from hw_profiles.errors import ProfileError, nearest
+from hw_profiles.errors import NotFoundError, nearest
 from hw_profiles.profile import DeviceProfile, load_profile
 
 
@@ -39,11 +40,11 @@ def load(name: str, more: dict[str, Path] | None = None) -> DeviceProfile:
     known = {**shipped(), **(more or {})}
     if name in known:
         return load_profile(known[name])
-    path = Path(name).expanduser()
-    if path.suffix == ".json" or "/" in name:
-        if not path.exists():
-            raise ProfileError(
-                f"there is no profile file {name}.", "Make one with `nas profile --out FILE`."
-            )
+    path = Path(os.path.expanduser(name))
+    if os.path.exists(path) and not os.path.isdir(path):
         return load_profile(path)
+    if path.suffix == ".json" or "/" in name:
+        raise NotFoundError(
+            f"there is no profile file {name}.", "Make one with `nas profile --out FILE`."
+        )
     raise nearest(name, [*known, "cpu"], "target")

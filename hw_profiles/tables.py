@@ -10,7 +10,8 @@ import csv
 import gzip
 import io
 import math
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,8 +76,7 @@ def read_table(path: Path, fp8: bool = False) -> KernelTable:
         ProfileError: if the file cannot be read, has other columns, or holds a row that is no
             valid timing.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path)))
-    columns = set(reader.fieldnames or ())
+    columns, records = read_records(path)
     read: Callable[[dict[str, str]], TableRow | None]
     if columns.issuperset(GEMM_COLUMNS):
         read = partial(_gemm_row, GEMM_PRECISIONS | (FP8_PRECISIONS if fp8 else {}))
@@ -86,7 +86,7 @@ def read_table(path: Path, fp8: bool = False) -> KernelTable:
         raise ProfileError(f"{path} is not a kernel-timing table.", _HINT)
     rows: list[TableRow] = []
     skipped = 0
-    for number, record in enumerate(reader, start=2):
+    for number, record in records:
         try:
             row = read(record)
         except (KeyError, TypeError, ValueError):
@@ -100,13 +100,41 @@ def read_table(path: Path, fp8: bool = False) -> KernelTable:
     return KernelTable(tuple(rows), skipped)
 
 
+def read_records(path: Path) -> tuple[set[str], Iterator[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV file, and its rows, each with the number of its line.
+
+    Raises:
+        ProfileError: if the file cannot be read or names a column twice, or a row is none,
+            such as one with a quote that is never closed.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=None))
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        try:
+            for record in reader:
+                yield reader.line_num, record
+        except csv.Error:
+            raise ProfileError(
+                f"{path} has a malformed row in line {reader.line_num}.",
+                "Check that the file is complete.",
+            ) from None
+
+    try:
+        names = reader.fieldnames or ()
+    except csv.Error:
+        raise ProfileError(f"{path} is not a text table.", "Check the path.") from None
+    if len(set(names)) != len(names):
+        raise ProfileError(f"{path} has two columns of one name.", "Rename or remove one.")
+    return set(names), rows()
+
+
 def read_sheet_section(path: Path, section: str) -> dict[str, str]:
     """The entries under `section:` of a device sheet, as written, by their names there.
 
     A sheet is plain enough to need no YAML library: names and values, indented, with comments.
 
     Raises:
-        ProfileError: if the file cannot be read.
+        ProfileError: if the file cannot be read, or states something twice.
     """
     values: dict[str, str] = {}
     inside = False
@@ -119,15 +147,24 @@ def read_sheet_section(path: Path, section: str) -> dict[str, str]:
             continue
         key, colon, value = line.strip().partition(":")
         if inside and colon:
-            values[key] = value.strip()
+            if key in values:
+                raise ProfileError(f"{path} states {key} twice.", "Correct the sheet.")
+            values[key] = value.strip().strip("\"'")
     return values
 
 
-def read_sheet_values(path: Path, section: str = "gpu") -> dict[str, float]:
+def read_sheet_values(
+    path: Path, section: str = "gpu", possible: Mapping[str, tuple[float, float]] | None = None
+) -> dict[str, float]:
     """The numbers of a section of a device sheet, by their names there; text is left out.
 
+    Args:
+        possible: the least and the largest that some of them can be, in the sheet's units, so that
+            TFLOP/s or GB/s are not taken for FLOP/s or B/s.
+
     Raises:
-        ProfileError: if the file cannot be read, or a number is not finite and positive.
+        ProfileError: if the file cannot be read, or a number is not finite and positive, or not
+            possible.
     """
     values: dict[str, float] = {}
     for key, text in read_sheet_section(path, section).items():
@@ -138,6 +175,13 @@ def read_sheet_values(path: Path, section: str = "gpu") -> dict[str, float]:
         if not 0 < values[key] < math.inf:
             raise ProfileError(
                 f"{path} states {key} {text}, which is no positive number.", "Correct the sheet."
+            )
+        least, largest = (possible or {}).get(key, (0.0, math.inf))
+        if not least <= values[key] <= largest:
+            raise ProfileError(
+                f"{path} states {key} {text}, which no device has: it must be from {least:g} to "
+                f"{largest:g}.",
+                "Sheets are in FLOP/s, B/s, bytes, s and W, without prefixes: 312e12, not 312.",
             )
     return values
 
@@ -167,13 +211,16 @@ def _attention_row(record: dict[str, str]) -> TableRow | None:
         return None
     heads, tokens = int(record["num_heads"]), int(record["isl"])
     shape = (int(record["batch_size"]), heads, tokens, tokens, int(record["head_dim"]))
-    kv_heads = record.get("num_key_value_heads")  # only context tables group queries
+    grouped = record.get("num_key_value_heads")  # only context tables group queries
+    kv_heads = heads if grouped is None else int(grouped)
+    if not 1 <= kv_heads <= heads:
+        raise ValueError(kv_heads)
     return TableRow(
         Op("attention", shape, "bf16"),
         _positive(record["latency"]),
         _stack(record),
-        causal=kv_heads is not None,
-        kv_heads=int(kv_heads) if kv_heads is not None else heads,
+        causal=grouped is not None,
+        kv_heads=kv_heads,
         power_w=_positive_or_none(record.get("power")),
         power_limit_w=_positive_or_none(record.get("power_limit")),
     )
@@ -195,7 +242,7 @@ def _stack(record: dict[str, str]) -> str:
 
 
 def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
-    """The text of a file, unpacked where its name ends in `.gz`.
+    """The text of a file, unpacked where its name ends in `.gz`; a byte order mark is no part.
 
     Raises:
         ProfileError: if it cannot be read, is no text, or is longer than `limit` bytes.
@@ -206,8 +253,8 @@ def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
             raw = file.read(limit + 1)  # bounds what a hostile gzip unpacks to
         if len(raw) > limit:
             raise ProfileError(f"{path} is too large.", hint)
-        return raw.decode()
-    except (OSError, EOFError) as error:
+        return raw.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "not a whole file"
         raise ProfileError(f"cannot read {path}: {reason}.", hint) from None
     except UnicodeDecodeError:

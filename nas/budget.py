@@ -32,6 +32,18 @@ COLUMNS = {
     "macs": "macs",
 }
 
+# quantity -> units that a value is shown in, the largest first, and their size
+_SHOWN_BYTES = ((" GiB", 2.0**30), (" MiB", 2.0**20), (" KiB", 2.0**10), (" B", 1.0))
+_SHOWN_COUNT = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+_SHOWN: dict[str, tuple[tuple[str, float], ...]] = {
+    "latency": ((" ms", 1.0), (" us", 1e-3)),
+    "energy": ((" J", 1e3), (" mJ", 1.0), (" uJ", 1e-3), (" nJ", 1e-6)),
+    "memory": _SHOWN_BYTES,
+    "weights": _SHOWN_BYTES,
+    "params": _SHOWN_COUNT,
+    "macs": _SHOWN_COUNT,
+}
+
 _PATTERN = re.compile(
     r"^(?:(?P<name>[a-z_]+)\s*(?P<sign><=?|=|>=?)\s*)?(?P<number>[-+]?[\d.,]+(?:e[-+]?\d+)?)\s*(?P<unit>[a-zµ]*)"
     r"(?P<relative>\s*\*\s*max)?$",
@@ -101,11 +113,12 @@ def parse_budget(text: str) -> Budget:
             f"the budget {text!r} limits nothing known.", nearest(name, QUANTITIES, "quantity").hint
         )
     try:
-        number = float(match["number"].replace(",", ""))
+        number = float(match["number"])
     except ValueError:
-        raise UsageError(f"cannot read the number in the budget {text!r}.", _EXAMPLES) from None
-    if not math.isfinite(number) or number <= 0:
-        raise UsageError(f"the budget {text!r} must be more than zero.", _EXAMPLES)
+        hint = f"Write a decimal point, no commas. {_EXAMPLES}" if "," in text else _EXAMPLES
+        raise UsageError(f"cannot read the number in the budget {text!r}.", hint) from None
+    if not 0 < number < math.inf:
+        raise UsageError(f"the budget {text!r} must be finite and more than zero.", _EXAMPLES)
     if match["relative"]:
         if unit:
             raise UsageError(f"a share of the largest has no unit: {text!r}.", _EXAMPLES)
@@ -185,25 +198,32 @@ def format_quantity(quantity: str, value: float) -> str:
     >>> format_quantity("params", 5_700_000), format_quantity("energy", 0.25)
     ('5.7M', '250 uJ')
     """
-    if quantity == "latency":
-        unit, factor = ("ms", 1.0) if value >= 0.995 else ("us", 1e-3)
-        return f"{_digits(value / factor)} {unit}"
-    if quantity == "energy":
-        for unit, factor in (("J", 1e3), ("mJ", 1.0), ("uJ", 1e-3)):
-            if value >= 0.995 * factor:
-                return f"{_digits(value / factor)} {unit}"
-        return f"{_digits(value / 1e-6)} nJ"
-    if quantity in ("memory", "weights"):
-        for unit, factor in (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
-            if value >= factor:
-                return f"{_digits(value / factor)} {unit}"
-        return f"{value:.0f} B"
-    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= factor:
-            return f"{_digits(value / factor)}{unit}"
-    return f"{value:.0f}"
+    unit, factor = _shown_in(quantity, value)
+    if unit in ("", " B"):  # whole ones
+        return f"{value:.0f}{unit}"
+    return f"{_digits(value / factor)}{unit}"
+
+
+def rounded_up(quantity: str, value: float) -> float:
+    """A value a little above, of three digits in the unit that it is shown in.
+
+    A budget of it, as it is shown, is met by the value.
+
+    >>> rounded_up("latency", 0.05231), format_quantity("memory", rounded_up("memory", 25_097))
+    (0.0524, '24.6 KiB')
+    """
+    factor = _shown_in(quantity, value)[1]
+    shown = value / factor
+    step = 10.0 ** (math.floor(math.log10(shown)) - 2)
+    return float(f"{math.ceil(shown / step * (1 + 1e-9)) * step:.3g}") * factor
+
+
+def _shown_in(quantity: str, value: float) -> tuple[str, float]:
+    """The unit that a value is shown in, the largest that leaves it at 1 or above, and its size."""
+    units = _SHOWN[quantity]
+    return next(((u, f) for u, f in units if value >= 0.9995 * f), units[-1])
 
 
 def _digits(value: float) -> str:
     """Three significant digits, without a useless tail."""
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"

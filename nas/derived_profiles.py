@@ -12,6 +12,7 @@ from hw_profiles.profile import FitError
 from nas.errors import UsageError
 from nas.events import Event, Listener, silent
 from nas.files import require_writable
+from nas.targets import require_target_name
 from predictors.from_tables import (
     profile_from_sheet,
     profile_from_tables,
@@ -35,10 +36,11 @@ def profile_from_figures(
         out: file to write; its stem is the profile's name.
 
     Raises:
-        UsageError: if there are tables of a board.
+        UsageError: if there are tables of a board, or the stem of `out` cannot name a target.
         ProfileError: if a file is not sound, or its timings are too few.
         ExportError: if `out` cannot be written.
     """
+    require_target_name(out.stem)
     require_writable(out, "--out")
 
     def tell(what: str, error: FitError) -> None:

@@ -20,8 +20,9 @@ from nas import __version__
 from nas.budget import format_quantity
 from nas.candidate import parse_architecture
 from nas.comparison import Compared
-from nas.errors import NasError, UsageError
+from nas.errors import NasError, NotFoundError
 from nas.paths import cache_dir
+from nas.request import require_batch_size
 from nas.setting import Setting
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
@@ -50,7 +51,9 @@ def describe_space(
 
     Raises:
         NotFoundError: if there is no such space, preset or target.
+        UsageError: if the batch size is out of range.
     """
+    require_batch_size(batch_size)
     space = search_spaces.get(name, preset)
     choices = _folded(space)
     sample = space.choices.sample(501, np.random.default_rng(0))
@@ -145,25 +148,23 @@ def _error(error: FitError | None) -> str:
 def list_targets() -> list[dict[str, Any]]:
     """Every target with its provenance and error; a profile that cannot be read says why."""
     rows = []
-    for name in [*registry.shipped(), *added_targets()]:
+    for name in [*registry.shipped(), *added_targets(), THIS_CPU]:
         try:
             rows.append(_target_row(name, resolve_target(name)))
+        except NotFoundError:
+            rows.append(
+                {
+                    "target": THIS_CPU,
+                    "device": this_cpu().name,
+                    "runtime": "onnxruntime",
+                    "precisions": "-",
+                    "source": "not profiled yet: `nas profile`, or the first search, does it",
+                    "error": "-",
+                    "energy": "-",
+                }
+            )
         except NasError as error:
             rows.append({"target": name, "device": f"unreadable: {error}"})
-    try:
-        rows.append(_target_row(THIS_CPU, resolve_target(THIS_CPU)))
-    except NasError:
-        rows.append(
-            {
-                "target": THIS_CPU,
-                "device": this_cpu().name,
-                "runtime": "onnxruntime",
-                "precisions": "-",
-                "source": "not profiled yet: `nas profile`, or the first search, does it",
-                "error": "-",
-                "energy": "-",
-            }
-        )
     return rows
 
 
@@ -295,10 +296,8 @@ def predict(
 
     Raises:
         NotFoundError: if something named does not exist.
-        UsageError: if the batch size is not positive.
+        UsageError: if the batch size is out of range.
     """
-    if batch_size < 1:
-        raise UsageError("--batch-size must be at least 1.", "")
     space = search_spaces.get(name, preset)
     setting = Setting(space, resolve_target(target, batch_size), batch_size)
     architecture = parse_architecture(space, arch)

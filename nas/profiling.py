@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from hw_profiles.energy import open_meter
-from hw_profiles.errors import MeasureError, ProfileError, UsageError
+from hw_profiles.errors import MeasureError, ProfileError
 from hw_profiles.harness import Harness, require_harness
 from hw_profiles.machine import affinity, this_cpu
 from hw_profiles.nvml import THROTTLES, open_gpu
@@ -52,6 +52,7 @@ from hw_profiles.runtimes.stopwatch import WARM_UP_RULE
 from hw_profiles.watch import Watch
 from nas.probes import Networks, architectures, chosen_spaces, wanted_ops
 from nas.quantization.schemes import schemes_of
+from nas.request import require_batch_size
 from predictors.energy_network import fit_energy_model
 from predictors.network import FEWEST_NETWORKS, fit_network_model, fit_space_models
 
@@ -108,8 +109,7 @@ def profile_device(
             short to measure anything.
         ProfileError: if `out` cannot be written.
     """
-    if batch_size < 1:
-        raise UsageError(f"batch_size cannot be {batch_size}.", "Give 1 or more.")
+    require_batch_size(batch_size)
     device = require_device(harness)
     begin = time.monotonic()
     rng = np.random.default_rng(seed)

@@ -17,6 +17,20 @@ from nas.study import OBJECTIVES
 from nas.target_names import PER_TARGET, at, labels_of, split
 
 MAX_TRIALS = 1_000_000
+LARGEST_BATCH = 4096
+
+
+def require_batch_size(batch_size: int) -> None:
+    """Refuse a number of examples a forward pass that is none, or past all use.
+
+    Raises:
+        UsageError: if it is below 1 or above `LARGEST_BATCH`.
+    """
+    if not 1 <= batch_size <= LARGEST_BATCH:
+        raise UsageError(
+            f"--batch-size must be from 1 to {LARGEST_BATCH:,}, not {batch_size:,}.",
+            "It is how many examples one forward pass takes.",
+        )
 
 
 @dataclass(frozen=True)
@@ -74,12 +88,9 @@ class SearchRequest:
             )
         if len(set(objectives)) != len(objectives):
             raise UsageError("an objective stands twice.", "Give each once.")
-        for what, value, most in (
-            ("--trials", self.trials, MAX_TRIALS),
-            ("--batch-size", self.batch_size, 4096),
-        ):
-            if not 1 <= value <= most:
-                raise UsageError(f"{what} must be from 1 to {most:,}, not {value:,}.", "")
+        if not 1 <= self.trials <= MAX_TRIALS:
+            raise UsageError(f"--trials must be from 1 to {MAX_TRIALS:,}, not {self.trials:,}.", "")
+        require_batch_size(self.batch_size)
         if self.first_look is not None and not 0 < self.first_look < 1:
             raise UsageError(
                 f"--first-look must be a share between 0 and 1, not {self.first_look:g}.",

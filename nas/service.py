@@ -40,7 +40,7 @@ from nas.storage.database import open_database
 from nas.storage.records import StudyRecord
 from nas.storage.studies import Studies, require_name
 from nas.study import Study, front_columns
-from nas.targets import can_verify, local_profile
+from nas.targets import can_verify, local_profile, require_target_name
 from nas.training.obtain import own_supernet
 from nas.training.recipe_text import recipe_for, recipe_text
 from nas.trials import run_trials
@@ -289,6 +289,7 @@ def profile(
     """Measure this machine and write its profile; where, and what to say of it, line by line.
 
     Raises:
+        UsageError: if the stem of `out` cannot name a target.
         MeasureError: if there is no such device here, or the measurements fail.
         ExportError: if the file cannot be written.
     """
@@ -296,6 +297,7 @@ def profile(
 
     require_device(harness)
     path = out or local_profile(batch_size, harness=harness)
+    require_target_name(path.stem)
     require_writable(path, "--out")
     made = profile_device(
         path.stem,

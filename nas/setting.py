@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_profiles.profile import DeviceProfile
-from nas.budget import Budget, format_quantity
+from nas.budget import Budget, format_quantity, rounded_up
 from nas.candidate import CandidateSpace
 from nas.errors import BudgetError, UsageError, nearest
 from nas.joint_costs import JointCosts, common_schemes
+from nas.request import require_batch_size
 from nas.target_names import TARGET_FIGURES, at, split
 from search_spaces.choices import Genomes
 from search_spaces.space import Architecture, SearchSpace
@@ -71,8 +72,8 @@ class Setting:
     Raises:
         NotFoundError: if a scheme is not offered by every target.
         ProfileError: if a profile lacks what the space's ops need.
-        UsageError: if a profile was measured at other batch sizes, or a budget limits what it
-            has no figures of.
+        UsageError: if the batch size is out of range, a profile was measured at others, or a
+            budget limits what it has no figures of.
     """
 
     def __init__(
@@ -92,8 +93,9 @@ class Setting:
         for scheme in schemes or ():
             if scheme not in offered:
                 raise nearest(scheme, offered, f"scheme on {self._names}")
+        require_batch_size(batch_size)
         for profile in self.targets.values():
-            _require_batch_size(profile, batch_size)
+            _require_measured_at(profile, batch_size)
         kept = [i for i, s in enumerate(offered) if schemes is None or s in schemes]
         self.schemes = {label: tuple(words[i] for i in kept) for label, words in common.items()}
         self.batch_size = batch_size
@@ -269,10 +271,10 @@ class Setting:
                 f"the device holds {format_quantity(held.quantity, held.limit)}.",
                 ELSEWHERE,
             )
-        nearest_text = _rounded_up(budget, reach.smallest)
+        enough = replace(budget, limit=rounded_up(budget.quantity, reach.smallest))
         return BudgetError(
             f"{none} on {where} meets {budget}: the least it can reach is {smallest}.",
-            f"Ask for {nearest_text} or more, or another space, preset or target.",
+            f"Ask for {enough} or more, or another space, preset or target.",
         )
 
 
@@ -283,7 +285,7 @@ def with_capacities(budgets: Sequence[Budget], capacities: Sequence[Budget]) -> 
     return list((limits | {c: b for c, b in own.items() if c not in limits}).values())
 
 
-def _require_batch_size(profile: DeviceProfile, batch_size: int) -> None:
+def _require_measured_at(profile: DeviceProfile, batch_size: int) -> None:
     timed = {network.batch_size for network in profile.networks}
     if timed and batch_size not in timed:
         raise UsageError(
@@ -291,9 +293,3 @@ def _require_batch_size(profile: DeviceProfile, batch_size: int) -> None:
             f"{', '.join(map(str, sorted(timed)))}, not {batch_size}.",
             f"Measure with `nas profile --batch-size {batch_size}`.",
         )
-
-
-def _rounded_up(budget: Budget, value: float) -> str:
-    """A limit that is surely met: the value one unit of its third digit up."""
-    step = 10.0 ** (np.floor(np.log10(value)) - 2)
-    return str(replace(budget, limit=float(np.ceil(value / step * (1 + 1e-9)) * step)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from hw_profiles import registry
 from hw_profiles.harness import RUNTIMES, Harness
 from hw_profiles.machine import this_cpu
-from hw_profiles.profile import Device, DeviceProfile, load_profile
+from hw_profiles.profile import NAME, Device, DeviceProfile, load_profile
 from nas.errors import NotFoundError, ProfileError, UsageError
 from nas.files import write_atomic
 from nas.paths import cache_dir
@@ -37,6 +38,19 @@ def local_profile(
     if batch_size != 1:
         parts.append(f"b{batch_size}")
     return cache_dir() / "profiles" / f"{'-'.join(parts)}.json"
+
+
+def require_target_name(name: str) -> None:
+    """Refuse what cannot name a profile, before minutes of work for it.
+
+    Raises:
+        UsageError: if it cannot.
+    """
+    if not re.fullmatch(NAME, name):
+        raise UsageError(
+            f"{name!r} cannot name a target.",
+            "Use letters, digits, dots, dashes and underscores, a letter or digit first, up to 64.",
+        )
 
 
 def added_targets() -> dict[str, Path]:
@@ -70,12 +84,8 @@ def add_target(path: Path, name: str | None = None, replace: bool = False) -> st
         raise UsageError(
             f"a target {name!r} was added before.", "Choose another --name, or give --replace."
         )
-    try:
-        kept = DeviceProfile.model_validate(profile.model_dump() | {"name": name})
-    except ValueError:
-        raise UsageError(
-            f"{name!r} cannot name a target.", "Use letters, digits, dots, dashes, up to 64."
-        ) from None
+    require_target_name(name)
+    kept = profile.model_copy(update={"name": name})
     try:
         write_atomic(cache_dir() / "targets" / f"{name}.json", kept.to_json().encode())
     except OSError as error:

@@ -172,9 +172,9 @@ class AttentionMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             bandwidth_bytes_per_s=number(params, "bandwidth_bytes_per_s"),
             causal=bool(number(params, "causal")),
         )
-        if not min(form.cores, form.flops_per_s, form.bandwidth_bytes_per_s) > 0:
-            raise ValueError("cores and peaks must be positive")
         form.floor_ms_ = number(params, "floor_ms")
+        if not min(form.cores, form.flops_per_s, form.bandwidth_bytes_per_s, form.floor_ms_) > 0:
+            raise ValueError("cores, peaks and floor must be positive")
         form.low_, form.high_ = numbers(params, "low"), numbers(params, "high")
         form.largest_ = numbers(params, "largest")
         form.narrowest_ = number(params, "narrowest")

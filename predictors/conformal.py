@@ -127,6 +127,8 @@ class UpperBound:
         scales = np.asarray(params["upper_scales"], np.float64)
         if positions.ndim != 1 or positions.shape != scales.shape or not len(positions):
             raise ValueError("upper_positions and upper_scales must be lists of one length")
+        if np.any(np.diff(positions) < 0) or np.any(scales < 0):
+            raise ValueError("upper_positions must ascend, and upper_scales not be negative")
         bound = cls(float(params["upper_coverage"]), len(positions))  # type: ignore[arg-type]
         bound.positions_, bound.scales_ = positions, scales
         bound.quantile_ = float(params["upper_quantile"])  # type: ignore[arg-type]

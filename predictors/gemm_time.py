@@ -149,6 +149,10 @@ class RooflineMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             activation_bytes=number(params, "activation_bytes"),
         )
         form.floor_ms_ = number(params, "floor_ms")
+        if not min(form.cores, form.flops_per_s, form.bandwidth_bytes_per_s, form.floor_ms_) > 0:
+            raise ValueError("cores, peaks and floor must be positive")
+        if not min(form.weight_bytes, form.activation_bytes) > 0:
+            raise ValueError("a weight and an input must take some bytes")
         form.low_, form.high_ = numbers(params, "low"), numbers(params, "high")
         if form.low_.shape != (3,) or form.high_.shape != (3,):
             raise ValueError("low and high must hold one number for m, k and n")

@@ -56,6 +56,8 @@ class OpSumLatency(LatencyPredictor):
     def __init__(self, profile: DeviceProfile, model: NetworkModel) -> None:
         params: Params = model.params
         self.gap_ms = number(params, "gap_ms")
+        if self.gap_ms < 0:
+            raise ValueError("gap_ms must not be negative")
         self.coverage = model.coverage
         parts = [f"{said} ({', '.join(names)})" for said, names in _by_provenance(profile)]
         self.provenance = (

@@ -20,6 +20,8 @@ from predictors.op_time import Array
 
 #: Neighbours in shape whose error corrects the analytic time of an op that was not timed.
 NEIGHBOURS = 4
+#: Parts of a class of ops, each of which is left out in turn.
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class MeasuredOps:
         return times
 
 
-def errors_of_ops(timings: Sequence[OpTiming], folds: int = 5) -> dict[tuple[str, str], Array]:
+def errors_of_ops(timings: Sequence[OpTiming], folds: int = FOLDS) -> dict[tuple[str, str], Array]:
     """Errors of ops that were left out, predicted from the others of their class.
 
     Returns:

@@ -20,6 +20,9 @@ from hw_profiles.profile import DeviceProfile, OpModel
 
 Array = NDArray[np.float64]
 Params = dict[str, float | list[float]]
+#: Between these is every op of a network, and sums of them stay numbers; so wide no bound gets, how
+#: many octaves outside of what was timed it is asked for.
+POSSIBLE_MS, POSSIBLE_RATIOS = (1e-9, 1e30), (1.0, 1e30)
 
 
 class OpForm(ABC):
@@ -122,7 +125,8 @@ class OpTimes:
     which they run.
 
     Raises:
-        ProfileError: if an op model of the profile has an unknown form or broken parameters.
+        ProfileError: if an op model of the profile has an unknown form or broken parameters, here,
+            or where its times are asked for.
     """
 
     def __init__(self, profile: DeviceProfile) -> None:
@@ -135,7 +139,7 @@ class OpTimes:
         Raises:
             ProfileError: if the profile has no model for one of them.
         """
-        return self._apply(ops, lambda form, shapes: form.predict(shapes))
+        return self._apply(ops, lambda form, shapes: form.predict(shapes), POSSIBLE_MS)
 
     def upper_ratio(self, ops: Sequence[Op]) -> Array:
         """Upper bound over prediction of every op, at least 1, shape (n_ops,).
@@ -143,16 +147,25 @@ class OpTimes:
         Raises:
             ProfileError: if the profile has no model for one of them.
         """
-        return self._apply(ops, lambda form, shapes: form.upper_ratio(shapes))
+        return self._apply(ops, lambda form, shapes: form.upper_ratio(shapes), POSSIBLE_RATIOS)
 
-    def _apply(self, ops: Sequence[Op], compute: Callable[[OpForm, Array], Array]) -> Array:
+    def _apply(
+        self,
+        ops: Sequence[Op],
+        compute: Callable[[OpForm, Array], Array],
+        limits: tuple[float, float],
+    ) -> Array:
         groups: dict[tuple[str, str], list[int]] = {}
         for i, op in enumerate(ops):
             groups.setdefault((op.kind, op.precision), []).append(i)
         out = np.empty(len(ops), np.float64)
         for (kind, precision), indices in groups.items():
             shapes = np.array([ops[i].shape for i in indices], np.float64)
-            out[indices] = compute(self._form(kind, precision), shapes)
+            with np.errstate(all="ignore"):  # what is no number is refused here
+                found = compute(self._form(kind, precision), shapes)
+            if not np.all((found >= limits[0]) & (found <= limits[1])):
+                raise _broken(self.profile.name, kind, precision, "they give times that are none")
+            out[indices] = found
         return out
 
     def _form(self, kind: str, precision: str) -> OpForm:
@@ -173,8 +186,11 @@ def _load(model: OpModel, profile_name: str) -> OpForm:
     try:
         return form.from_params(model.params)
     except (KeyError, TypeError, ValueError) as error:
-        raise ProfileError(
-            f"the profile {profile_name!r} has broken numbers for {model.kind} in "
-            f"{model.precision} ({error}).",
-            "Make it anew with `nas profile`, or name a device from `nas targets`.",
-        ) from None
+        raise _broken(profile_name, model.kind, model.precision, str(error)) from None
+
+
+def _broken(profile_name: str, kind: str, precision: str, why: str) -> ProfileError:
+    return ProfileError(
+        f"the profile {profile_name!r} has broken numbers for {kind} in {precision} ({why}).",
+        "Make it anew with `nas profile`, or name a device from `nas targets`.",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from nas.comparison import Compared
 from nas.errors import UsageError
 from nas.report.picture import save_figure
 from predictors.latency import latency_predictor
-from predictors.measured_ops import errors_of_ops
+from predictors.measured_ops import FOLDS, errors_of_ops
 
 Floats = NDArray[np.float64]
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9822b", "#8a93a0"
@@ -32,11 +33,12 @@ def save_profile(profile: DeviceProfile, path: Path) -> None:
         ProfileError: if the profile's numbers are broken.
     """
     has_networks = bool(profile.networks) and profile.network is not None
-    has_ops = bool(profile.ops) or any(m.error is not None for m in profile.op_models)
+    judged = max(Counter((o.kind, o.precision) for o in profile.ops).values(), default=0) >= FOLDS
+    has_ops = judged or any(m.error is not None for m in profile.op_models)
     has_drift = profile.anchor is not None and bool(profile.anchor.relative)
     panels = (
         (_draw_networks, has_networks, "no whole network was timed"),
-        (_draw_ops, has_ops, "no op was timed on this device"),
+        (_draw_ops, has_ops, "too few ops were timed on this device"),
         (_draw_drift, has_drift, "no anchor was read"),
     )
     drawn = [draw for draw, has, _ in panels if has]
@@ -118,8 +120,8 @@ def _as_calibrated(profile: DeviceProfile) -> tuple[list[NetworkTiming], Floats,
 
 def _draw_ops(profile: DeviceProfile, axes: Any) -> None:
     axes.set_title("error by kind of op, on timings kept out of a fit", fontsize=10)
-    if profile.ops:
-        errors = errors_of_ops(profile.ops)
+    errors = errors_of_ops(profile.ops)
+    if errors:
         labels = [f"{kind} {precision}" for kind, precision in errors]
         boxes = [100 * e for e in errors.values()]
         axes.boxplot(

@@ -42,10 +42,16 @@ def test_a_microcontroller_keeps_weights_in_flash(tmp_path: Path) -> None:
     [
         ("  mem_bw: 864e6", "  x: 1", "no mem_bw under board"),
         ("  name: STM32F746", "  x: 1", "no name under board"),
+        ("name: STM32F746", "name: ''", "no name under board"),
+        ("  threads: 1", "  cores: 2", "states cores twice"),
         ("kind: mcu", "kind: toaster", "kind is not 'toaster'"),
         ("runtime: cmsis-nn", "runtime: abacus", "unknown runtime 'abacus'"),
         ("mem_bw: 864e6", "mem_bw: -1", "no positive number"),
         ("mem_bw: 864e6", "mem_bw: nan", "no positive number"),
+        ("mem_bw: 864e6", "mem_bw: 0.864", "mem_bw 0.864, which no device has.*in FLOP/s, B/s"),
+        ("op_overhead: 20e-6", "op_overhead: 20", "op_overhead 20, which no device has"),
+        ("threads: 1", "threads: 0.5", "threads 0.5, which no device has"),
+        ("cores: 1", "cores: 0.5", "cores 0.5, which no device has"),
     ],
 )
 def test_a_broken_sheet_is_refused(tmp_path: Path, before: str, after: str, said: str) -> None:

@@ -42,7 +42,9 @@ def test_a_batch_makes_them_bmm_on_every_device(tmp_path):
     assert {(t.device, t.kind) for t in read_op_rows(path)} == {("T4", "bmm"), ("P4", "bmm")}
 
 
-@pytest.mark.parametrize("row", ["T4,nan,1,10,20,30,x,1,1,1", "T4,0.5,1,0,20,30,x,1,1,1", "T4,0.5"])
+@pytest.mark.parametrize(
+    "row", ["T4,nan,1,10,20,30,x,1,1,1", "T4,0.5,1,0,20,30,x,1,1,1", "T4,0.5", "T4\r"]
+)
 def test_a_malformed_row_is_named(tmp_path, row):
     path = tmp_path / "t.csv"
     path.write_text(PRODUCTS + row + "\n")

@@ -126,6 +126,8 @@ def test_a_table_without_one_clear_sheet_is_refused(names: str) -> None:
         "",
         "gpu:\n  mem_bw: 1\n",
         SHEET.replace("3.12e14", "-1"),
+        SHEET.replace("3.12e14", "312"),  # TFLOP/s
+        SHEET.replace("2.039e12", "2039"),  # GB/s
         SHEET.replace("2.039e12", "nan"),
         SHEET.replace("power: 400", "power: -400"),
         SHEET.replace("sm_version: 80", "sm_version: nan"),

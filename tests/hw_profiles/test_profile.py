@@ -129,63 +129,73 @@ NETWORKS = st.builds(
     energy=ENERGIES,
     held_out=st.booleans(),
 )
-PROFILES = st.builds(
-    DeviceProfile,
-    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
-    device=st.builds(
-        Device,
-        name=TEXT,
-        vendor=TEXT,
-        kind=st.sampled_from(["cpu", "cuda"]),
-        cores=st.none() | COUNT,
-        memory_bytes=st.none() | COUNT,
-        bandwidth_bytes_per_s=st.none() | POSITIVE,
-        peak_flops=st.dictionaries(st.sampled_from(sorted(PRECISIONS)), POSITIVE, max_size=3),
-        source=TEXT,
-    ),
-    runtime=st.builds(
-        Runtime,
-        name=st.sampled_from(["onnxruntime", "openvino", "eager", "compile", "cudagraph"]),
-        version=TEXT,
-        native=st.sampled_from(["fp32", "bf16", "fp16"]),
-        threads=COUNT,
-    ),
-    precisions=st.lists(st.sampled_from(sorted(PRECISIONS)), min_size=1, max_size=3),
-    op_models=st.lists(
-        st.builds(
-            OpModel,
-            kind=st.sampled_from(sorted(KINDS)),
-            precision=st.sampled_from(sorted(PRECISIONS)),
-            form=TEXT,
-            params=PARAMS,
-            provenance=PROVENANCE,
+
+
+def profiles(native: str) -> st.SearchStrategy[DeviceProfile]:
+    """Profiles of that native type."""
+    others = st.sampled_from([p for p in sorted(PRECISIONS) if p != native])
+    return st.builds(
+        DeviceProfile,
+        name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
+        device=st.builds(
+            Device,
+            name=TEXT,
+            vendor=TEXT,
+            kind=st.sampled_from(["cpu", "cuda"]),
+            cores=st.none() | COUNT,
+            memory_bytes=st.none() | COUNT,
+            bandwidth_bytes_per_s=st.none() | POSITIVE,
+            peak_flops=st.dictionaries(st.sampled_from(sorted(PRECISIONS)), POSITIVE, max_size=3),
             source=TEXT,
-            error=ERRORS,
         ),
-        max_size=2,
-    ),
-    network=MODELS,
-    energy=MODELS,
-    ops=st.lists(op_timings(), max_size=3),
-    networks=st.lists(NETWORKS, max_size=2),
-    anchor=st.none() | anchors(),
-    environment=st.none()
-    | st.builds(
-        Environment,
-        affinity=st.lists(st.integers(0, 255), max_size=4),
-        threads=COUNT,
-        driver=TEXT,
-        power_limit_w=st.none() | POSITIVE,
-        timer=TEXT,
-        warm_up=TEXT,
-        l2_flushed=st.booleans(),
-        states=states(),
-    ),
-    power=st.none() | st.builds(PowerSource, method=TEXT, idle_w=st.none() | SHARE, why_not=TEXT),
-    created=TEXT,
-    versions=st.dictionaries(TEXT, TEXT, max_size=2),
-    notes=st.lists(TEXT, max_size=2),
-)
+        runtime=st.builds(
+            Runtime,
+            name=st.sampled_from(["onnxruntime", "openvino", "eager", "compile", "cudagraph"]),
+            version=TEXT,
+            native=st.just(native),
+            threads=COUNT,
+        ),
+        precisions=st.lists(others, unique=True).map(lambda more: [native, *more]),
+        op_models=st.lists(
+            st.builds(
+                OpModel,
+                kind=st.sampled_from(sorted(KINDS)),
+                precision=st.sampled_from(sorted(PRECISIONS)),
+                form=TEXT,
+                params=PARAMS,
+                provenance=PROVENANCE,
+                source=TEXT,
+                error=ERRORS,
+            ),
+            max_size=2,
+            unique_by=lambda m: (m.kind, m.precision),
+        ),
+        network=MODELS,
+        energy=MODELS,
+        ops=st.lists(op_timings(), max_size=3),
+        networks=st.lists(NETWORKS, max_size=2),
+        anchor=st.none() | anchors(),
+        environment=st.none()
+        | st.builds(
+            Environment,
+            affinity=st.lists(st.integers(0, 255), max_size=4),
+            threads=COUNT,
+            driver=TEXT,
+            power_limit_w=st.none() | POSITIVE,
+            timer=TEXT,
+            warm_up=TEXT,
+            l2_flushed=st.booleans(),
+            states=states(),
+        ),
+        power=st.none()
+        | st.builds(PowerSource, method=TEXT, idle_w=st.none() | SHARE, why_not=TEXT),
+        created=TEXT,
+        versions=st.dictionaries(TEXT, TEXT, max_size=2),
+        notes=st.lists(TEXT, max_size=2),
+    )
+
+
+PROFILES = st.sampled_from(["fp32", "bf16", "fp16"]).flatmap(profiles)
 QUICK = settings(
     max_examples=60,
     deadline=None,
@@ -286,6 +296,17 @@ def test_other_schemas_are_said(tmp_path: Path, schema: int, says: str) -> None:
         load_profile(path)
 
 
+GELU = {
+    "kind": "gelu",
+    "precision": "bf16",
+    "form": "stream",
+    "params": {},
+    "provenance": "derived",
+    "source": "a sheet",
+}
+DEVICE = {"name": "A GPU", "vendor": "NVIDIA", "kind": "cuda"}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -295,6 +316,14 @@ def test_other_schemas_are_said(tmp_path: Path, schema: int, says: str) -> None:
             "dif",
         ),
         ({"precisions": ["int3"]}, "unknown precision"),
+        ({"precisions": ["int8", "bf16"]}, "first precision must be the native bf16"),
+        ({"precisions": ["bf16", "int8", "int8"]}, "stands twice"),
+        ({"op_models": [GELU, GELU]}, "two models at one precision"),
+        ({"device": DEVICE | {"memory_bytes": -5}}, "device.memory_bytes"),
+        ({"device": DEVICE | {"flash_bytes": 0}}, "device.flash_bytes"),
+        ({"device": DEVICE | {"cores": 0}}, "device.cores"),
+        ({"device": DEVICE | {"bandwidth_bytes_per_s": -1.0}}, "device.bandwidth"),
+        ({"device": DEVICE | {"peak_flops": {"bf16": 0.0}}}, "device.peak_flops.bf16"),
         ({"runtime": {"name": "torch", "native": "fp32"}}, "runtime.name"),
         ({"power": {"watts": 1}}, "power.watts"),
         ({"energy": {"form": "constant_power", "params": {"power_w": "much"}}}, "energy."),

@@ -9,7 +9,7 @@ import pytest
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import Op
-from hw_profiles.tables import read_table
+from hw_profiles.tables import read_sheet_values, read_table
 
 GEMM = """framework,version,kernel_source,gemm_dtype,m,n,k,latency
 TRTLLM,1.0.0,a,bfloat16,17,256,64,0.0031
@@ -46,6 +46,15 @@ def test_products(tmp_path: Path, name: str) -> None:
         (0.0031, "TRTLLM 1.0.0"),
         (0.0072, "VLLM 0.14.0"),
     ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_table_may_come_from_any_system(tmp_path: Path, mark: str, end: str) -> None:
+    text = mark + GEMM.replace("\n", end)
+    assert read_table(_write(tmp_path, text)) == read_table(_write(tmp_path, GEMM, "plain.csv"))
+    sheet = mark + "gpu:\n  mem_bw: '2e12' # B/s\n".replace("\n", end)
+    assert read_sheet_values(_write(tmp_path, sheet)) == {"mem_bw": 2e12}
 
 
 def test_fp8_products_are_read_on_request(tmp_path: Path) -> None:
@@ -94,6 +103,11 @@ def test_encoder_attention_is_not_causal(tmp_path: Path) -> None:
         (GEMM.replace("8,48,16,0.0072", "0,48,16,0.0072"), "malformed row in line 3"),
         (GEMM.replace(",48,16,0.0072", ""), "malformed row in line 3"),
         (GEMM.splitlines()[0] + "\n", "no usable row"),
+        (GEMM + 'V,1,"' + "b,sq,8,48,16,0.0072\n" * 10_000, "malformed row"),  # never closed
+        ("x" * 200_000 + GEMM, "not a text table"),
+        (GEMM.replace("kernel_source", "m"), "two columns of one name"),
+        (CONTEXT.replace("12,2,128", "12,0,128"), "malformed row in line 2"),
+        (CONTEXT.replace("12,2,128", "12,24,128"), "malformed row in line 2"),
     ],
 )
 def test_other_tables_are_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -106,6 +120,9 @@ def test_files_that_are_not_there_or_not_whole(tmp_path: Path) -> None:
         read_table(tmp_path / "missing.csv")
     whole = _write(tmp_path, GEMM, "table.csv.gz")
     whole.write_bytes(whole.read_bytes()[:-20])
+    with pytest.raises(ProfileError, match="not a whole file"):
+        read_table(whole)
+    whole.write_bytes(gzip.compress(GEMM.encode())[:10] + b"\xff" * 200)
     with pytest.raises(ProfileError, match="not a whole file"):
         read_table(whole)
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")

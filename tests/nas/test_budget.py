@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nas.budget import QUANTITIES, Budget, parse_budget, parse_budgets
+from nas.budget import (
+    QUANTITIES,
+    Budget,
+    format_quantity,
+    parse_budget,
+    parse_budgets,
+    rounded_up,
+)
 from nas.errors import NasError, NotFoundError, UsageError
 from nas.target_names import PER_TARGET
 
@@ -55,6 +62,8 @@ def test_reads_what_users_type(text: str, budget: Budget) -> None:
         ("energy<=20W", "no unit 'W'"),
         ("params<=0.5ms*max", "has no unit"),
         ("1.2.3ms", "cannot read the number"),
+        ("0,5ms", "decimal point"),
+        ("1,000ms", "decimal point"),
     ],
 )
 def test_refuses_with_a_hint(text: str, says: str) -> None:
@@ -128,6 +137,21 @@ def test_text_reads_back(quantity: str, limit: float, relative: bool) -> None:
     budget = Budget(quantity, round(limit) + 1.0 if whole else limit, relative)
     assert parse_budget(str(budget)).limit == pytest.approx(budget.limit, rel=1e-2)
     assert parse_budget(str(budget)).quantity == quantity
+
+
+@given(quantity=st.sampled_from(sorted(QUANTITIES)), exponent=st.floats(-5, 10))
+def test_what_a_refusal_proposes_is_met(quantity: str, exponent: float) -> None:
+    whole = quantity not in ("latency", "energy")
+    least = float(round(10**exponent) + 1) if whole else 10**exponent
+    proposed = parse_budget(str(Budget(quantity, rounded_up(quantity, least)))).limit
+    assert least <= proposed <= 1.02 * least + whole
+
+
+@given(quantity=st.sampled_from(sorted(QUANTITIES)), exponent=st.floats(-5, 10))
+@example(quantity="latency", exponent=2.9999)
+@example(quantity="memory", exponent=6.00999)
+def test_a_figure_is_shown_without_an_exponent(quantity: str, exponent: float) -> None:
+    assert "e+" not in format_quantity(quantity, 10**exponent)
 
 
 def test_a_share_resolves_against_the_largest() -> None:

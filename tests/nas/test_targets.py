@@ -10,6 +10,7 @@ import pytest
 
 import search_spaces
 from hw_profiles import registry
+from hw_profiles.harness import require_harness
 from hw_profiles.op import Op
 from hw_profiles.profile import (
     Anchor,
@@ -20,9 +21,11 @@ from hw_profiles.profile import (
     Runtime,
     Timing,
 )
-from nas import inquiry, targets
+from nas import inquiry, service, targets
 from nas.comparison import compare_targets
+from nas.derived_profiles import profile_from_figures
 from nas.errors import ExportError, NotFoundError, ProfileError, UsageError
+from nas.paths import cache_dir
 from nas.probes import ops_of
 from nas.report.target_pictures import save_comparison, save_profile
 from predictors.measured_ops import errors_of_ops
@@ -30,6 +33,7 @@ from predictors.network import fit_network_model
 
 SPACE = search_spaces.get("vit")
 A100 = registry.shipped()["a100"]
+SHEETS = Path(registry.__file__).parent / "sheets"
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +114,12 @@ def test_an_added_target_is_used_by_its_name(tmp_path: Path) -> None:
     assert targets.resolve_target("mine").device.name == "Made Up"
 
 
+def test_a_profile_file_needs_no_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    profile_from_figures([], SHEETS / "stm32f746.yaml", Path("board"))
+    assert targets.resolve_target("board").name == "board"
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [("a100", "part of"), ("cpu", "part of"), ("../up", "cannot name"), ("x" * 65, "cannot name")],
@@ -118,6 +128,15 @@ def test_names_that_are_taken_or_no_names(name: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         targets.add_target(A100, name)
     assert targets.added_targets() == {}
+
+
+def test_a_profile_that_cannot_be_named_is_refused_before_any_work(tmp_path: Path) -> None:
+    out = tmp_path / "my board.json"
+    with pytest.raises(UsageError, match="'my board' cannot name a target"):
+        profile_from_figures([], SHEETS / "t4.yaml", out)
+    with pytest.raises(UsageError, match="'my board' cannot name a target"):
+        service.profile(require_harness("cpu"), out, 1, ["no such space"], 1.0)
+    assert not out.exists()
 
 
 def test_a_broken_profile_is_not_added(tmp_path: Path) -> None:
@@ -129,6 +148,14 @@ def test_a_broken_profile_is_not_added(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="broken numbers"):
         targets.add_target(tmp_path / "numbers.json", "mine")
     assert targets.added_targets() == {}
+
+
+def test_a_profile_that_cannot_be_read_is_listed_as_such() -> None:
+    for path in (targets.local_profile(), cache_dir() / "targets" / "mine.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{")
+    found = {row["target"]: row["device"] for row in inquiry.list_targets()}
+    assert all(found[name].startswith("unreadable: ") for name in ("mine", "cpu"))
 
 
 def test_a_target_twice_as_slow_compares_so(tmp_path: Path) -> None:
@@ -168,6 +195,21 @@ def test_a_profile_without_errors_says_what_to_draw_instead(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="no errors to draw") as refused:
         save_profile(registry.load("raspberry-pi-4"), tmp_path / "p.png")
     assert "nas targets compare raspberry-pi-4 a100" in refused.value.hint
+
+
+def test_a_profile_with_too_few_ops_to_judge_is_drawn_without_them(tmp_path: Path) -> None:
+    profile = measured(1.0)
+    save_profile(
+        profile.model_copy(
+            update={
+                "ops": profile.ops[:1],
+                "network": None,
+                "anchor": Anchor(undisturbed_ms=1.0, slow_above=1.1, times_s=[0.0], relative=[1.0]),
+            }
+        ),
+        tmp_path / "few.png",
+    )
+    assert (tmp_path / "few.png").stat().st_size > 0
 
 
 def test_errors_of_ops_are_of_ops_that_were_left_out() -> None:

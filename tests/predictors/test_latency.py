@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import hw_profiles
 from hw_profiles import registry
 from hw_profiles.errors import ProfileError
-from hw_profiles.op import Op
+from hw_profiles.op import KINDS, Op
 from hw_profiles.profile import DeviceProfile, load_profile
 from predictors.latency import latency_predictor
 from predictors.op_time import OpTimes
@@ -124,10 +126,57 @@ def test_a_form_of_another_version(a100: DeviceProfile) -> None:
 
 def test_broken_numbers(a100: DeviceProfile) -> None:
     params = dict(a100.op_models[0].params)
-    for name, value in (("weights_2", [1.0]), ("floor_ms", [1.0]), ("low", 3.0)):
+    for name, value in (
+        ("weights_2", [1.0]),
+        ("floor_ms", [1.0]),
+        ("floor_ms", -1.0),
+        ("cores", -1.0),
+        ("flops_per_s", 0.0),
+        ("weight_bytes", 0.0),
+        ("low", 3.0),
+        ("upper_scales", [-1.0] * len(params["upper_scales"])),  # type: ignore[arg-type]
+        ("upper_positions", params["upper_positions"][::-1]),  # type: ignore[index]
+    ):
         broken = a100.op_models[0].model_copy(update={"params": {**params, name: value}})
         with pytest.raises(ProfileError, match="broken numbers for linear in bf16"):
             OpTimes(a100.model_copy(update={"op_models": [broken]}))
+
+
+def test_numbers_that_give_no_times_are_refused(a100: DeviceProfile) -> None:
+    model = a100.op_models[0]
+    weights = [1e300, *model.params["weights_1"][1:]]  # type: ignore[index]
+    broken = model.model_copy(update={"params": model.params | {"weights_1": weights}})
+    times = OpTimes(a100.model_copy(update={"op_models": [broken]}))
+    with pytest.raises(ProfileError, match="broken numbers for linear in bf16"):
+        times.predict_ms([Op("linear", (17, 64, 64), "bf16")])
+
+
+@settings(deadline=None, max_examples=30)
+@given(target=st.sampled_from(sorted(registry.shipped())), data=st.data())
+def test_every_time_is_positive_and_every_bound_above_it(target: str, data: st.DataObject) -> None:
+    profile = registry.load(target)
+    model = data.draw(st.sampled_from(profile.op_models))
+    sizes = st.integers(1, 20) | st.integers(0, 16).map(lambda n: 2**n) | st.integers(1, 2**16)
+    fields = KINDS[model.kind].fields
+    small = {"kernel": 1, "stride": 1, "padding": 0, "groups": 1}
+    shapes = data.draw(
+        st.lists(
+            st.tuples(*(st.just(small[f]) if f in small else sizes for f in fields)),
+            min_size=1,
+            max_size=20,
+        )
+    )
+    ops = [Op(model.kind, shape, model.precision) for shape in shapes]
+    times = OpTimes(profile)
+    assert (times.predict_ms(ops) > 0).all()
+    assert (times.upper_ratio(ops) >= 1).all()
+
+
+def test_a_negative_gap_is_refused(a100: DeviceProfile) -> None:
+    assert a100.network is not None
+    faster = a100.network.model_copy(update={"params": {"gap_ms": -1.0}})
+    with pytest.raises(ProfileError, match="gap_ms must not be negative"):
+        latency_predictor(a100.model_copy(update={"network": faster}))
 
 
 def test_a_profile_without_a_network_model(a100: DeviceProfile) -> None:
