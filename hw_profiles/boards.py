@@ -21,16 +21,14 @@ from hw_profiles.tables import read_sheet_section, read_sheet_values
 PLANNING = ("cmsis-nn",)
 _TEXTS = ("name", "vendor", "kind", "runtime")
 _NUMBERS = ("cores", "fp32_flops", "int8_flops", "mem_bw", "mem_capacity", "op_overhead")
-#: Least and largest of a sheet's entries, from the smallest microcontroller to a large server.
+#: Least and largest of a sheet's entries: less or more is in another unit, such as GHz or us.
 POSSIBLE = {
-    "cores": (1, 1e4),
-    "threads": (1, 1e4),
-    "fp32_flops": (1e5, 1e16),
-    "int8_flops": (1e5, 1e17),
-    "mem_bw": (1e5, 1e14),
-    "mem_capacity": (1024, 2.0**50),
-    "flash_capacity": (1024, 2.0**50),
-    "op_overhead": (1e-9, 1),
+    "cores": (1, 1e6),
+    "threads": (1, 1e6),
+    "fp32_flops": (1e4, 1e20),
+    "int8_flops": (1e4, 1e20),
+    "mem_bw": (1e4, 1e17),
+    "op_overhead": (1e-12, 1),
 }
 
 

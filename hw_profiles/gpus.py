@@ -99,13 +99,8 @@ PEAKS = {
     "int8_tc_flops": "int8",
     "fp8_tc_flops": "fp8",
 }
-# Least and largest of a sheet's entries: no GPU with matrix units has less, or more by far.
-POSSIBLE = dict.fromkeys(PEAKS, (1e12, 1e18)) | {
-    "mem_bw": (1e9, 1e15),
-    "mem_capacity": (2.0**28, 2.0**50),
-    "sm_version": (50, 1000),
-    "power": (1, 1e5),
-}
+# Least and largest of a sheet's rates: less or more is in another unit, such as TFLOP/s.
+POSSIBLE = dict.fromkeys(PEAKS, (1e9, 1e20)) | {"mem_bw": (1e7, 1e17)}
 # of a GPU of which nothing else is known
 USUAL_CLOCK_HZ = 1.8e9
 USUAL_L2_BYTES = 48 * MIB
