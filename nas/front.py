@@ -57,12 +57,13 @@ def finish_front(
     def seen_on(label: str) -> Study:
         return on_target(read(), label) if record.targets else read()
 
-    if not read().front:
+    begun = read()
+    if not begun.front:
         text = f"no network of {record.name} is on the front yet: there is nothing to test or write"
         listener(Event("note", f"{text}. `nas resume` goes on with it."))
         return
     if out is None or record.targets:
-        _test_front(studies, read(), equipment, listener)
+        _test_front(studies, begun, equipment, listener)
     if out is None:
         return
     for label, profile in profiles.items():
