@@ -299,12 +299,12 @@ class _Job:
                 subnets = recipe.subnets(self.space, moment, rng)
                 past.insert(0, list(self._turns(chosen, moment, subnets)))
                 updates = list(recipe.updates(subnets))
-                ago = [min(recipe.steps_ago(n), len(past) - 1) for n in range(len(updates))]
+                ago = [recipe.steps_ago(n, moment) for n in range(len(updates))]
                 told = [
-                    self._update(past[steps], trained, rate, epoch, step)
+                    self._update(past[min(steps, len(past) - 1)], trained, rate, epoch, step)
                     for steps, trained in zip(ago, updates, strict=True)
                 ]
-                del past[recipe.steps_ago(len(updates) - 1) + 1 :]
+                del past[ago[-1] + 1 :]
             self.clock.subnets += len(subnets)
             loss, self.by_time = told[0][0], told[-1][1]
             losses.append(loss)

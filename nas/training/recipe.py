@@ -210,7 +210,7 @@ class Recipe(ABC):
         """A step's subnets, those together whose losses change the weights at once."""
         yield subnets
 
-    def steps_ago(self, update: int) -> int:
+    def steps_ago(self, update: int, moment: Moment) -> int:
         """When the examples of a step's update, from 0, were drawn; 0 is for this step.
 
         An epoch's first steps, and those of a stage, go back as far as there are any. The first

@@ -41,6 +41,8 @@ class Sandwich(Recipe):
         together: subnets that change the weights at once.
         apart: steps between two updates on the same examples; 0 has them follow each other. The
             batches between are held in memory.
+        apart_until: share of the training; an epoch that begins after it has updates on the same
+            examples follow each other again.
         soft_labels: weight of the largest's labels for all others; the true labels have the rest.
     """
 
@@ -49,15 +51,17 @@ class Sandwich(Recipe):
         "random_subnets": FROM_ZERO,
         "together": FROM_ONE,
         "apart": Numbers(least=0, most=1000),
+        "apart_until": SHARE,
         "soft_labels": SHARE,
     }
-    later: ClassVar[Mapping[str, object]] = {"apart": 0}
+    later: ClassVar[Mapping[str, object]] = {"apart": 0, "apart_until": 1.0}
 
     version: int = 3
     batch_size: int = 16
     random_subnets: int = 14
     together: int = 2
     apart: int = 0
+    apart_until: float = 1.0
     soft_labels: float = 0.5
 
     def subnets(
@@ -72,8 +76,8 @@ class Sandwich(Recipe):
         for first in range(0, len(subnets), self.together):
             yield subnets[first : first + self.together]
 
-    def steps_ago(self, update: int) -> int:
-        return update * self.apart
+    def steps_ago(self, update: int, moment: Moment) -> int:
+        return update * self.apart if moment.share < self.apart_until else 0
 
     def losses(self, turn: Turn) -> Iterator[tuple[Tensor, float]]:
         share, kept = self.soft_labels, turn.kept

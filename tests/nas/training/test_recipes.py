@@ -206,6 +206,18 @@ def test_sandwich_s_updates_on_the_same_examples_lie_apart() -> None:
                 assert inputs[3 * (epoch + step) + n].equal(own[epoch + drawn_at])
 
 
+def test_updates_lie_apart_until_a_share_of_the_training() -> None:
+    sizes = {"epochs": 4, "examples_per_epoch": 48, "batch_size": 16, "warmup": 0.0}
+    recipe = _Watched(**sizes, random_subnets=1, together=1, apart=1, apart_until=0.5)
+    _Watched.seen.clear()
+    fit(search_spaces.get("vit"), few_examples("digits"), recipe, seed=0)
+    _, inputs, _, _ = zip(*_Watched.seen, strict=True)
+    own = inputs[::3]
+    same = [[inputs[3 * at + n].equal(own[at]) for n in (1, 2)] for at in range(12)]
+    before = [[True, True], [False, False], [False, False]]
+    assert same == before * 2 + [[True, True]] * 6
+
+
 def test_a_field_that_came_later_leaves_fingerprints_as_they_were() -> None:
     assert "apart" not in Sandwich().record()
     assert Sandwich(apart=3).record() == {**Sandwich().record(), "apart": 3}
@@ -217,6 +229,7 @@ def test_a_field_that_came_later_leaves_fingerprints_as_they_were() -> None:
         {"random_subnets": -1},
         {"together": 0},
         {"apart": -1},
+        {"apart_until": 1.5},
         {"soft_labels": -0.1},
         {"soft_labels": 2},
     ],
