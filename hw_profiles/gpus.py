@@ -120,6 +120,7 @@ class Gpu:
         power_w: power limit.
         cores, l2_bytes, clock_hz: as `KnownGpu` has them, or estimated.
         estimated: whether the last three are.
+        power_stated: whether the sheet has the power limit; else it is guessed from the FLOP/s.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Gpu:
     l2_bytes: float
     clock_hz: float
     estimated: bool = False
+    power_stated: bool = True
 
     @property
     def flops_per_cycle(self) -> int:
@@ -254,6 +256,7 @@ def _gpu(path: Path, values: dict[str, float]) -> Gpu:
         l2_bytes=known.l2_bytes if known else USUAL_L2_BYTES,
         clock_hz=known.clock_hz if known else USUAL_CLOCK_HZ,
         estimated=known is None,
+        power_stated="power" in values,
     )
 
 

@@ -117,6 +117,11 @@ def scaled_energy(known: NetworkModel, gpu: Gpu, device: Device) -> NetworkModel
         ratio = _ratio(ELSEWHERE * float(np.log(ratio)) + float(np.log(ELSEWHERE)))
     watts = {name: round(share * number(known.params, name), 3) for name in WATTS}
     source = known.source if known.provenance == "derived" else _elsewhere(known.source)
+    if not gpu.power_stated:
+        source += (
+            f"; its sheet has no `power`, so its limit is guessed at {gpu.power_w:.0f} W, "
+            "1 W per TFLOP/s"
+        )
     return NetworkModel(
         form="power_times_time",
         params=watts | _sizes(device, gpu.power_w) | {"upper_ratio": ratio},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,9 @@ def test_another_gpu_gets_watts_by_its_limit_and_a_wider_bound(tmp_path: Path) -
     twice = scaled_energy(once, read_gpu(orin), read_device(orin))
     assert twice.params["upper_ratio"] == once.params["upper_ratio"]  # as far from the metered one
     assert twice.source == once.source
+    unstated = tmp_path / "t4.yaml"
+    unstated.write_text(re.sub(r"\n *power:.*", "", t4.read_text()))
+    assert "guessed at 65 W" in scaled_energy(known, read_gpu(unstated), read_device(t4)).source
 
 
 @pytest.mark.parametrize("name", ["raspberry-pi-4", "stm32f746"])
