@@ -385,7 +385,7 @@ def measured_lines(study: Study) -> list[str]:
     error = 100 * np.abs(predicted / real - 1).mean()
     held = int((real <= upper).sum())
     lines = [
-        f"measured here: mean error of the prediction {error:.1f}%, the bound held for "
+        f"measured: mean error of the prediction {error:.1f}%, the bound held for "
         f"{held} of {len(rows)}"
     ]
     # A machine's speed drifts over minutes; the bound knows only its drift while it was profiled.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hw_profiles.profile import DeviceProfile
 from nas.archive import read_study
+from nas.command_line import command
 from nas.equipment import Equipment, equip_for
 from nas.events import Event, Listener
 from nas.one_target import on_target
@@ -60,7 +61,8 @@ def finish_front(
     begun = read()
     if not begun.front:
         text = f"no network of {record.name} is on the front yet: there is nothing to test or write"
-        listener(Event("note", f"{text}. `nas resume` goes on with it."))
+        go_on = command(["resume", record.name], studies.url)
+        listener(Event("note", f"{text}. `{go_on}` goes on with it."))
         return
     if out is None or record.targets:
         _test_front(studies, begun, equipment, listener)
@@ -105,6 +107,9 @@ def _export(
         kept = replace(artefact, kind=at(artefact.kind, target))
         waited(partial(studies.add_artefact, kept), listener)
         listener(Event("export", f"subnet {done} of {len(front)}", done, len(front)))
+    if left := exporter.left(front):
+        text = f"{folder} also holds {len(left)} that left the front: {', '.join(left)}"
+        listener(Event("note", f"{text}. Delete them if you do not need them."))
 
 
 def _verify(

@@ -151,21 +151,23 @@ def list_targets() -> list[dict[str, Any]]:
     for name in [*registry.shipped(), *added_targets(), THIS_CPU]:
         try:
             rows.append(_target_row(name, resolve_target(name)))
-        except NotFoundError:
-            rows.append(
-                {
-                    "target": THIS_CPU,
-                    "device": this_cpu().name,
-                    "runtime": "onnxruntime",
-                    "precisions": "-",
-                    "source": "not profiled yet: `nas profile`, or the first search, does it",
-                    "error": "-",
-                    "energy": "-",
-                }
-            )
         except NasError as error:
-            rows.append({"target": name, "device": f"unreadable: {error}"})
+            unprofiled = name == THIS_CPU and isinstance(error, NotFoundError)
+            unreadable = {"target": name, "device": f"unreadable: {error}"}
+            rows.append(_unprofiled_row() if unprofiled else unreadable)
     return rows
+
+
+def _unprofiled_row() -> dict[str, Any]:
+    return {
+        "target": THIS_CPU,
+        "device": this_cpu().name,
+        "runtime": "onnxruntime",
+        "precisions": "-",
+        "source": "not profiled yet: `nas profile`, or the first search, does it",
+        "error": "-",
+        "energy": "-",
+    }
 
 
 def _target_row(name: str, profile: DeviceProfile) -> dict[str, Any]:

@@ -100,6 +100,11 @@ class FrontExporter:
                 self._write(trial, plain, graph)
                 yield self._artefact(trial)
 
+    def left(self, front: Sequence[TrialRecord]) -> list[str]:
+        """Names of the folders of networks that were on a front before and are not on this one."""
+        there = {self._place(trial) for trial in front}
+        return sorted(p.name for p in self.folder.glob("trial-*") if p not in there)
+
     def _place(self, trial: TrialRecord) -> Path:
         return self.folder / f"trial-{trial.number:04d}"
 

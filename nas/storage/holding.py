@@ -33,6 +33,7 @@ class Holding:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.url = database.url  # a password hidden
         self._token = uuid.uuid4().hex
         self._held: set[int] = set()
         self._watches: dict[int, Watch] = defaultdict(Watch)

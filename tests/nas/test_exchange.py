@@ -269,7 +269,8 @@ def test_a_study_of_failures_alone_is_an_error(
     options = RunOptions(storage=place.storage, out=place.folder, export=False)
     said: list[Event] = []
     assert service.export("none", options, said.append).front == []
-    assert any("nothing to test or write" in event.text for event in said)
+    go_on = f"`nas resume none --storage {place.storage}` goes on with it."
+    assert any("nothing to test or write" in e.text and go_on in e.text for e in said)
     found = service.resume("none", 4, options)
     assert (found.n_failed, len(found.trials), bool(found.front)) == (2, 4, True)
 

@@ -38,6 +38,14 @@ def test_database_that_is_away_while_the_front_is_exported_is_waited_for(
     assert sum(event.text.startswith(WAITING) for event in told) == 1
     assert len(found.front) > 1
     assert all(row.quality_test is not None and row.folders for row in found.front)
+    there = tmp_path / "s" / "subnets"
+    next(there.glob("trial-*")).rename(there / "trial-0099")
+    told.clear()
+    service.export("s", options, told.append)
+    assert [e.text for e in told if "left the front" in e.text] == [
+        f"{there} also holds 1 that left the front: trial-0099. "
+        "Delete them if you do not need them."
+    ]
 
 
 def test_search_ends_where_the_database_is_away_as_it_gives_the_study_up(

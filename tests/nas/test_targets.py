@@ -158,6 +158,15 @@ def test_a_profile_that_cannot_be_read_is_listed_as_such() -> None:
     assert all(found[name].startswith("unreadable: ") for name in ("mine", "cpu"))
 
 
+def test_a_profile_that_was_deleted_meanwhile_is_not_taken_for_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inquiry, "added_targets", lambda: {"gone": Path("gone.json")})
+    rows = {row["target"]: row for row in inquiry.list_targets()}
+    assert rows["gone"]["device"].startswith("unreadable: ")
+    assert "not profiled yet" in rows["cpu"]["source"]
+
+
 def test_a_target_twice_as_slow_compares_so(tmp_path: Path) -> None:
     for name, slowness in (("fast", 1.0), ("slow", 2.0)):
         measured(slowness).save(tmp_path / f"{name}.json")
