@@ -272,7 +272,9 @@ class MobileSpace(OfaSpace):
             (sizes.in_channels, sizes.image, sizes.image),
             sizes.n_classes,
             default_data="digits-hard" if preset == "digits" else "",
-            default_recipe="sandwich:epochs=6" if preset == "digits" else "progressive-shrinking",
+            default_recipe=(
+                "sandwich:epochs=6,apart=32" if preset == "digits" else "progressive-shrinking"
+            ),
         )
         self.sizes = sizes
 
