@@ -33,7 +33,8 @@ class Sandwich(Recipe):
     subnets than the published two. Of all that was tried, three things brought subnets nearest to
     what they reach alone with as many images: more updates, more subnets on the same images, and
     updates on the same images that lie `apart`, for one right after another fits the weights to
-    those images. The last is off: in a long training it lets the largest end lower.
+    those images. The last is off unless asked for; in a long training the largest ends lower by
+    it, less so where it is kept to the first part (`apart_until`).
 
     Attributes:
         random_subnets: a step, beside the largest and the smallest; under a time limit as many of
