@@ -99,8 +99,8 @@ class Sizes:
 
 
 PRESETS: dict[str, Sizes] = {
-    # Thin layers: with all units, as many parameters as make 1.5 MB in float32.
-    "pydoc": Sizes(256, 48, 6, 3, 1, 16, 8 * 48, 128),
+    # Layers so thin that granularities differ by more than chance moves one that is trained alone.
+    "pydoc": Sizes(256, 48, 6, 3, 1, 16, 4 * 48, 128),
     "180m": Sizes(50_304, 512, 8, 16, 1, 32, 8 * 512, 2048),
     "460m": Sizes(50_304, 1024, 8, 16, 1, 64, 8 * 1024, 2048),
     "1b": Sizes(128_256, 2048, 16, 32, 8, 64, 8192, 512, theta=500_000.0, stretch=Stretch()),
@@ -268,7 +268,7 @@ class MatlmSpace(SearchSpace):
             default_data="pydoc" if preset == "pydoc" else "",
             input_kind="tokens",
             default_recipe=(
-                "sandwich:epochs=3,random_subnets=6" if preset == "pydoc" else "matformer"
+                "sandwich:epochs=3,random_subnets=6,apart=32" if preset == "pydoc" else "matformer"
             ),
         )
         self.sizes = sizes

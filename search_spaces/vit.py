@@ -151,7 +151,9 @@ class VitSpace(SearchSpace):
             shape,
             sizes.n_classes,
             default_data="digits-hard" if preset == "digits" else "",
-            default_recipe="sandwich" if preset == "digits" else AS_PUBLISHED,
+            default_recipe=(
+                "sandwich:apart=32,apart_until=0.6" if preset == "digits" else AS_PUBLISHED
+            ),
         )
         self.sizes = sizes
 
