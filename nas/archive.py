@@ -391,7 +391,7 @@ def measured_lines(study: Study) -> list[str]:
     # A machine's speed drifts over minutes; the bound knows only its drift while it was profiled.
     common = float(np.median(real / predicted))
     apart = np.abs(real / predicted / common - 1).mean()
-    if held < len(rows) / 2 and common - 1 > 2 * apart:
+    if held < len(rows) / 2 and common - 1 > 1.5 * apart:
         lines.append(
             f"all took {100 * (common - 1):.1f}% longer alike, {100 * apart:.1f}% apart from that: "
             "this machine is slower now than when it was profiled; end what else runs, or measure "

@@ -142,6 +142,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     ("factors", "held", "told"),
     [
         ((1.2, 1.21, 1.19), 0, "all took 20.0% longer alike, 0.6% apart from that"),
+        ((1.15, 1.38, 1.11), 0, "all took 15.0% longer alike, 7.8% apart from that"),
         ((1.11, 1.2, 1.6), 0, ""),  # wrong, but not alike
         ((1.04, 1.05, 1.06), 3, ""),  # within the bound
         ((0.8, 0.8, 0.8), 3, ""),
