@@ -272,13 +272,14 @@ def test_a_recipe_s_fields_mean_one_supernet_and_one_study(run: Run) -> None:
     assert (code, f"recipe was {text}, now sandwich:" in err) == (2, True), err
 
 
-def test_a_study_that_was_kept_with_a_bare_name_or_none_goes_on(run: Run) -> None:
+def test_a_study_that_was_kept_with_or_without_a_recipe_goes_on(run: Run) -> None:
     search = (*SEARCH, "--no-export", "--trials")
+    recipe = "sandwich:apart=32,apart_until=0.6"  # the space's own
     assert run(*search, "1")[0] == 0
     steps = [  # what was kept, what goes on with it
         (None, SEARCH),
-        (None, (*SEARCH, "--recipe", "sandwich:ema=0")),
-        ("sandwich", ("resume", "vit-digits-a100-5ms")),
+        (None, (*SEARCH, "--recipe", f"{recipe},ema=0")),
+        (recipe, ("resume", "vit-digits-a100-5ms")),
     ]
     for trials, (kept, words) in enumerate(steps, 2):
         with open_database("sqlite:///nas.db") as database:
@@ -289,7 +290,7 @@ def test_a_study_that_was_kept_with_a_bare_name_or_none_goes_on(run: Run) -> Non
         code, _, err = run(*words, "--no-export", "--trials", str(trials))
         assert code == 0, err
     code, _, err = run(*search, "5", "--recipe", "matformer")
-    assert (code, "recipe was sandwich, now matformer" in err) == (2, True), err
+    assert (code, "recipe was sandwich:" in err and "now matformer" in err) == (2, True), err
 
 
 def test_two_workers_until_the_time_is_over(run: Run) -> None:
