@@ -290,7 +290,7 @@ def test_a_study_that_was_kept_with_or_without_a_recipe_goes_on(run: Run) -> Non
         code, _, err = run(*words, "--no-export", "--trials", str(trials))
         assert code == 0, err
     code, _, err = run(*search, "5", "--recipe", "matformer")
-    assert (code, "recipe was sandwich:" in err and "now matformer" in err) == (2, True), err
+    assert (code, f"recipe was {recipe}, now matformer" in err) == (2, True), err
 
 
 def test_two_workers_until_the_time_is_over(run: Run) -> None:

@@ -304,7 +304,7 @@ class _Job:
                     self._update(past[min(steps, len(past) - 1)], trained, rate, epoch, step)
                     for steps, trained in zip(ago, updates, strict=True)
                 ]
-                del past[ago[-1] + 1 :]
+                del past[max(ago) + 1 :]
             self.clock.subnets += len(subnets)
             loss, self.by_time = told[0][0], told[-1][1]
             losses.append(loss)
