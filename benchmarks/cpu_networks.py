@@ -104,8 +104,8 @@ def main() -> None:
     for name in options.space or search_spaces.names():
         space = search_spaces.get(name)
         models, rows = networks_of(space, profile, options.networks, options.seed)
-        timings = measure_models(models, processes=options.processes, seed=options.seed)
-        for row, timing in zip(rows, timings, strict=True):
+        measured = measure_models(models, processes=options.processes, seed=options.seed)
+        for row, timing in zip(rows, measured.timings, strict=True):
             row |= {"measured_ms": timing.median_ms, "spread": timing.spread_within}
         every += rows
         tell(f"{name}: {judged(rows)}")

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hw_profiles.drift import undisturbed
 from hw_profiles.errors import ProfileError
 from hw_profiles.op import KINDS, PRECISIONS, Op
 
@@ -194,6 +195,13 @@ class Anchor(_Strict):
     relative: list[float] = Field(description="times over the undisturbed one")
     starts: list[int] = Field(default_factory=list, description="first reading of each process")
     retried: int = Field(default=0, ge=0, description="readings repeated for a slow run")
+
+    @property
+    def levels(self) -> list[float]:
+        """What it took undisturbed in each process, over `undisturbed_ms`."""
+        ends = [*self.starts[1:], len(self.relative)]
+        parts = zip(self.starts, ends, strict=True)
+        return [undisturbed(self.relative[start:end]) for start, end in parts if end > start]
 
     @model_validator(mode="after")
     def _columns(self) -> Anchor:

@@ -26,6 +26,9 @@ from nas.study import FrontRow, StoredTrials, Study, front_columns, on_front
 from nas.target_names import split
 from search_spaces.space import SearchSpace
 
+#: By how much a machine's speed must have changed since its profile, to be said beside the figures.
+TOLD_PERCENT = 1.0
+
 
 def read_study(studies: Studies, record: StudyRecord) -> Study:
     """A study with all that belongs to it; its trials are read when they are needed."""
@@ -382,19 +385,25 @@ def measured_lines(study: Study) -> list[str]:
     predicted = np.array([r.latency_ms for r in rows])
     upper = np.array([r.latency_ms_upper for r in rows])
     real = np.array([float(r.latency_ms_measured or 0) for r in rows])
-    error = 100 * np.abs(predicted / real - 1).mean()
-    held = int((real <= upper).sum())
+
+    def judged(real: NDArray[np.float64]) -> tuple[float, int]:
+        """Mean error in percent, and for how many the bound held."""
+        return 100 * float(np.abs(predicted / real - 1).mean()), int((real <= upper).sum())
+
+    error, held = judged(real)
     lines = [
         f"measured: mean error of the prediction {error:.1f}%, the bound held for "
         f"{held} of {len(rows)}"
     ]
-    # A machine's speed drifts over minutes; the bound knows only its drift while it was profiled.
-    common = float(np.median(real / predicted))
-    apart = np.abs(real / predicted / common - 1).mean()
-    if held < len(rows) / 2 and common - 1 > 1.5 * apart:
+    slowness = np.array([r.slowness or 1.0 for r in rows])
+    percent = 100 * (float(np.median(slowness)) - 1)
+    if abs(percent) >= TOLD_PERCENT:
+        error, apart = judged(real / slowness)
         lines.append(
-            f"all took {100 * (common - 1):.1f}% longer alike, {100 * apart:.1f}% apart from that: "
-            "this machine is slower now than when it was profiled; end what else runs, or measure "
-            "it anew with `nas profile`"
+            f"the machine itself was {abs(percent):.1f}% {'slower' if percent > 0 else 'faster'} "
+            "than in its profile (one workload, timed both times): apart from that the mean error "
+            f"is {error:.1f}%, and the bound held for {apart} of {len(rows)}"
         )
+        if percent > 0 and held < 0.9 * apart:
+            lines[-1] += "; end what else runs, or measure it anew with `nas profile`"
     return lines

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -319,11 +320,16 @@ def _assemble(
         apart = [float(np.log(r.seconds / middle)) for r in found]
         drift += [differ * a for a in apart]
         drift_of_one += [2**0.5 * a for a in apart]  # energy is metered in a single process
+    # The machine's own speed wanders over minutes, for all of a session's processes alike: a later
+    # session is as much faster or slower than this one as one process than another.
+    levels = np.log(readings.anchor.levels)
+    wander = [later - now for later, now in itertools.permutations(levels, 2)] or [0.0]
+    moved, moved_of_one = (np.add.outer(d, wander).ravel().tolist() for d in (drift, drift_of_one))
     within = statistics.median(t.timing.spread_within for t in timed) if timed else 0.0
     between = statistics.median(t.timing.spread_between for t in timed) if timed else 0.0
     packages = PACKAGES.get(harness.runtime, ("torch",))
     where = f"{harness.threads} thread(s)" if harness.kind == "cpu" else harness.device
-    energy, power = _energy_model(timed_ops, timed, drift_of_one, power)
+    energy, power = _energy_model(timed_ops, timed, moved_of_one, power)
     return DeviceProfile(
         name=name,
         device=device,
@@ -334,8 +340,8 @@ def _assemble(
             threads=harness.threads,
         ),
         precisions=precisions,
-        network=fit_network_model(timed_ops, timed, drift),
-        space_networks=fit_space_models(timed_ops, timed, drift),
+        network=fit_network_model(timed_ops, timed, moved),
+        space_networks=fit_space_models(timed_ops, timed, moved),
         energy=energy,
         power=power,
         ops=timed_ops,
@@ -401,6 +407,19 @@ def _conditions(profile: DeviceProfile) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Models that were timed in one session.
+
+    Attributes:
+        timings: one a model, in their order.
+        undisturbed_ms: what the anchor took meanwhile, to be compared with a profile's.
+    """
+
+    timings: list[Timing]
+    undisturbed_ms: float
+
+
 def measure_models(
     models: Sequence[onnx.ModelProto],
     *,
@@ -409,7 +428,7 @@ def measure_models(
     time_limit_s: float = 60.0,
     seed: int = 0,
     progress: Progress | None = None,
-) -> list[Timing]:
+) -> Measured:
     """Time ONNX models as `profile_device` times networks of this CPU, in processes of their own.
 
     Raises:
@@ -432,4 +451,4 @@ def measure_models(
         raise MeasureError(
             "the time was too short to measure every network.", "Allow more, or measure fewer."
         )
-    return [timing(found) for found in readings.jobs]
+    return Measured([timing(found) for found in readings.jobs], readings.anchor.undisturbed_ms)

@@ -57,6 +57,7 @@ class FrontRow:
     architecture_short: str | None = field(default=None)
     policy_short: str | None = field(default=None)
     agreement: float | None = field(default=None)
+    slowness: float | None = field(default=None)
     exported: str | None = field(default=None)
     target_costs: dict[str, dict[str, Any]] | None = field(default=None)
 
@@ -190,6 +191,7 @@ class Study:
         return {
             "latency_ms_measured": measured.value if measured else None,
             "agreement": measured.agreement if measured else None,
+            "slowness": measured.slowness if measured else None,
             "exported": exported[-1].path if exported else None,
         }
 

@@ -9,13 +9,12 @@ import numpy as np
 import onnx
 import torch
 
-from hw_profiles.profile import Timing
 from nas.equipment import Equipment
 from nas.errors import MeasureError
 from nas.events import Event, Listener
 from nas.export.onnx import check_quantized
 from nas.export.subnet import run_onnx
-from nas.profiling import measure_models
+from nas.profiling import Measured, measure_models
 from nas.storage.records import MeasurementRecord
 from nas.study import Study
 
@@ -24,8 +23,8 @@ AGREEMENT_EXAMPLES = 1000
 PROCESSES = 4
 
 
-Measure = Callable[[Sequence[onnx.ModelProto], int, int], list[Timing]]
-"""Models, threads and processes -> a timing of each model."""
+Measure = Callable[[Sequence[onnx.ModelProto], int, int], Measured]
+"""Models, threads and processes -> a timing of each model, in one session."""
 
 
 def verify_front(
@@ -69,7 +68,7 @@ def verify_front(
         decided = run_onnx(path, fitted, evaluator.batch_size).argmax(-1)
         agreements.append(float((simulated == decided).double().mean()))
 
-    def here(models: Sequence[onnx.ModelProto], threads: int, processes: int) -> list[Timing]:
+    def here(models: Sequence[onnx.ModelProto], threads: int, processes: int) -> Measured:
         return measure_models(
             models,
             threads=threads,
@@ -79,10 +78,12 @@ def verify_front(
             ),
         )
 
-    timings = (measure or here)(models, profile.runtime.threads, PROCESSES)
+    measured = (measure or here)(models, profile.runtime.threads, PROCESSES)
+    anchor = profile.anchor
+    slowness = measured.undisturbed_ms / anchor.undisturbed_ms if anchor else None
     listener(Event("verify", "done", 2 * len(front), 2 * len(front)))
     records = []
-    for trial, timed, agreement in zip(front, timings, agreements, strict=True):
+    for trial, timed, agreement in zip(front, measured.timings, agreements, strict=True):
         records.append(
             MeasurementRecord(
                 trial_id=trial.id,
@@ -98,6 +99,7 @@ def verify_front(
                 batch_size=study.record.batch_size,
                 threads=profile.runtime.threads,
                 agreement=agreement,
+                slowness=slowness,
             )
         )
     return records

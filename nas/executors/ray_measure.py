@@ -16,6 +16,7 @@ from hw_profiles.profile import Device, Timing
 from nas.errors import ExecutorError, MeasureError
 from nas.executors.executor import describe
 from nas.executors.ray_cluster import join
+from nas.profiling import Measured
 
 ATTEMPTS = 2
 """Of a measurement whose actor is lost."""
@@ -30,13 +31,15 @@ class _Measuring:
 
         return this_cpu().model_dump()
 
-    def measure(self, models: list[bytes], threads: int, processes: int) -> list[dict[str, Any]]:
-        """A `Timing` of each model, as plain data."""
+    def measure(
+        self, models: list[bytes], threads: int, processes: int
+    ) -> tuple[list[dict[str, Any]], float]:
+        """A `Timing` of each model, as plain data, and the anchor's time."""
         from nas.profiling import measure_models
 
         loaded = [onnx.load_from_string(model) for model in models]
-        timings = measure_models(loaded, threads=threads, processes=processes)
-        return [timing.model_dump() for timing in timings]
+        measured = measure_models(loaded, threads=threads, processes=processes)
+        return [timing.model_dump() for timing in measured.timings], measured.undisturbed_ms
 
 
 class RayMeasurer:
@@ -87,9 +90,7 @@ class RayMeasurer:
         """
         return Device.model_validate(self._ask(self._actor.device.remote))
 
-    def measure(
-        self, models: Sequence[onnx.ModelProto], threads: int, processes: int
-    ) -> list[Timing]:
+    def measure(self, models: Sequence[onnx.ModelProto], threads: int, processes: int) -> Measured:
         """`nas.profiling.measure_models`, there.
 
         Raises:
@@ -97,8 +98,8 @@ class RayMeasurer:
             ExecutorError: if the node is lost.
         """
         held = [model.SerializeToString() for model in models]
-        found = self._ask(lambda: self._actor.measure.remote(held, threads, processes))
-        return [Timing.model_validate(timing) for timing in found]
+        found, anchor_ms = self._ask(lambda: self._actor.measure.remote(held, threads, processes))
+        return Measured([Timing.model_validate(timing) for timing in found], anchor_ms)
 
     def _ask(self, call: Any) -> Any:
         errors = self._ray.exceptions

@@ -196,6 +196,7 @@ class Measurement(Base):
     batch_size: Mapped[int]
     threads: Mapped[int | None]
     agreement: Mapped[float | None]
+    slowness: Mapped[float | None]
     created_at: Mapped[datetime]
 
 

@@ -157,6 +157,8 @@ class MeasurementRecord:
     threads: int | None
     agreement: float | None = None
     """Share of decisions equal to the simulated ones, in [0, 1]."""
+    slowness: float | None = None
+    """What a fixed workload took on the machine meanwhile, over when it was profiled."""
     created_at: datetime = field(default_factory=utc_now)
     id: int = 0
 

@@ -12,7 +12,7 @@ from nas.errors import StorageError
 if TYPE_CHECKING:
     from alembic.config import Config  # here: 0.2 s that only a migration needs
 
-SCHEMA = "0006"
+SCHEMA = "0007"
 """The newest migration: known here so that opening a current database needs no Alembic."""
 VERSION_TABLE = "nas_schema"
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -149,7 +149,9 @@ def test_requests_that_make_no_sense_are_refused(
 
 def test_models_are_timed_in_processes_of_their_own() -> None:
     models = [op_graph(Op("gelu", (17, n))) for n in (16, 4096)]
-    small, large = measure_models(models, processes=1)
+    measured = measure_models(models, processes=1)
+    small, large = measured.timings
+    assert 0 < measured.undisturbed_ms < 10
     assert large.median_ms > small.median_ms > 0
     assert large.processes == 1
     with pytest.raises(MeasureError, match="refuses"):

@@ -139,23 +139,31 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("factors", "held", "told"),
+    ("factors", "slowness", "held", "told"),
     [
-        ((1.2, 1.21, 1.19), 0, "all took 20.0% longer alike, 0.6% apart from that"),
-        ((1.15, 1.38, 1.11), 0, "all took 15.0% longer alike, 7.8% apart from that"),
-        ((1.11, 1.2, 1.6), 0, ""),  # wrong, but not alike
-        ((1.04, 1.05, 1.06), 3, ""),  # within the bound
-        ((0.8, 0.8, 0.8), 3, ""),
+        ((1.2, 1.21, 1.19), 1.2, 0, ("20.0% slower", "error is 0.6%", "3 of 3; end what else")),
+        ((1.15, 1.38, 1.11), 1.15, 0, ("15.0% slower", "error is 6.8%", "2 of 3; end what else")),
+        ((1.11, 1.2, 1.6), 1.0, 0, ()),  # the prediction is wrong
+        ((1.11, 1.2, 1.6), None, 0, ()),  # measured before its speed was kept
+        ((1.04, 1.05, 1.06), 1.009, 3, ()),
+        ((1.04, 1.05, 1.06), 1.05, 3, ("5.0% slower", "error is 0.6%", "3 of 3")),
+        ((0.8, 0.8, 0.8), 0.8, 3, ("20.0% faster", "error is 0.0%", "3 of 3")),
+        ((1.0, 1.0, 1.0), 0.8, 3, ("20.0% faster", "error is 20.0%", "0 of 3")),
     ],
 )
 def test_a_machine_that_became_slower_is_told_apart_from_a_wrong_prediction(
-    factors: tuple[float, ...], held: int, told: str
+    factors: tuple[float, ...], slowness: float | None, held: int, told: tuple[str, ...]
 ) -> None:
     trials = tuple(trial(n, 0.9 - 0.1 * n, 0.5 - 0.1 * n) for n in range(3))
     measured = tuple(
-        replace(MEASURED, trial_id=t.id, value=t.latency_ms * factor, id=n)
+        replace(MEASURED, trial_id=t.id, value=t.latency_ms * factor, slowness=slowness, id=n)
         for n, (t, factor) in enumerate(zip(trials, factors, strict=True), 1)
     )
     first, *more = measured_lines(Study(RECORD, trials, measured))
     assert first.endswith(f"the bound held for {held} of 3")
-    assert [line.split(":")[0] for line in more] == ([told] if told else [])
+    assert len(more) == bool(told)
+    if told:
+        change, error, last = told
+        assert change in more[0]
+        assert error in more[0]
+        assert last in more[0] if "end what" in last else more[0].endswith(last)
