@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,19 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def profile_of(path: Path | None) -> tuple[DeviceProfile, float]:
-    """The profile, and how many seconds it took to make."""
+def profile_of(
+    path: Path | None, spaces: Sequence[str] | None = None
+) -> tuple[DeviceProfile, float]:
+    """The profile, of some spaces or all, and how many seconds it took to make."""
     if path is not None and path.exists():
         return load_profile(path), 0.0
     start = time.monotonic()
     made = profile_device(
-        "cpu", Harness(), path, progress=lambda text, share: tell(f"{share:4.0%} {text}")
+        "cpu",
+        Harness(),
+        path,
+        spaces=spaces,
+        progress=lambda text, share: tell(f"{share:4.0%} {text}"),
     )
     return made, time.monotonic() - start
 
