@@ -10,7 +10,7 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -112,11 +112,14 @@ def export_many(
     return _received(exporting(calls))
 
 
-def _received(results: Iterable[bytes]) -> Iterator[onnx.ModelProto]:
+def _received(results: Generator[bytes, None, None]) -> Iterator[onnx.ModelProto]:
     try:
         yield from map(onnx.ModelProto.FromString, results)
     finally:
         get_reusable_executor().shutdown(wait=False, kill_workers=True)
+        with warnings.catch_warnings():  # that nobody took the rest
+            warnings.simplefilter("ignore", UserWarning)
+            results.close()
 
 
 def _export_bytes(network: nn.Module, example: Tensor) -> bytes:

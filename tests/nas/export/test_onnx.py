@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from functools import cache
 
 import numpy as np
@@ -10,13 +11,18 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 import search_spaces
 from hw_profiles.errors import NotFoundError
 from nas.errors import ExportError
+from nas.export.front import _alike
 from nas.export.onnx import (
     check_quantized,
     count_quantized,
+    export_many,
     export_onnx,
     optimised,
     quantize_onnx,
@@ -194,3 +200,28 @@ def test_policies_of_microcontrollers_are_in_the_graph_too(names: list[str]) -> 
         expected = net(x).numpy()
     got = logits(model, x, BATCH[1])
     np.testing.assert_allclose(got, expected, atol=0.02 * np.abs(expected).max())
+
+
+@pytest.mark.filterwarnings("error")
+def test_exports_that_nobody_takes_are_dropped_without_a_word() -> None:
+    networks = [supernet().extract(ARCHES[0]) for _ in range(8)]
+    graphs = export_many(networks, [SPACE.example(ARCHES[0])] * 8)
+    assert optimised(next(graphs)).graph.node
+    del graphs
+    gc.collect()
+
+
+@given(
+    arrays(np.float32, (7, 4), elements=st.floats(-50, 50, width=32)),
+    st.floats(-0.02, 0.02), st.integers(0, 2**31),
+)  # fmt: skip
+def test_decisions_between_classes_that_are_as_good_are_alike(
+    logits: np.ndarray, moved: float, seed: int
+) -> None:
+    simulated = torch.from_numpy(logits)
+    assert _alike(simulated, simulated.argmax(-1)) == 1
+    spread = simulated.amax(-1, keepdim=True) - simulated.amin(-1, keepdim=True)
+    signs = torch.from_numpy(np.random.default_rng(seed).choice([-0.5, 0.5], (7, 4)))
+    assert _alike(simulated, (simulated + moved * spread * signs).argmax(-1)) == 1
+    wrong = simulated.argmin(-1)
+    assert _alike(simulated, wrong) == pytest.approx(float((spread == 0).double().mean()))
