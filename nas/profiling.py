@@ -23,6 +23,7 @@ from hw_profiles.machine import affinity, this_cpu
 from hw_profiles.nvml import THROTTLES, open_gpu
 from hw_profiles.op import Op
 from hw_profiles.profile import (
+    Anchor,
     Device,
     DeviceProfile,
     Energy,
@@ -320,10 +321,7 @@ def _assemble(
         apart = [float(np.log(r.seconds / middle)) for r in found]
         drift += [differ * a for a in apart]
         drift_of_one += [2**0.5 * a for a in apart]  # energy is metered in a single process
-    # The machine's own speed wanders over minutes, for all of a session's processes alike: a later
-    # session is as much faster or slower than this one as one process than another.
-    levels = np.log(readings.anchor.levels)
-    wander = [later - now for later, now in itertools.permutations(levels, 2)] or [0.0]
+    wander = _wander(readings.anchor)
     moved, moved_of_one = (np.add.outer(d, wander).ravel().tolist() for d in (drift, drift_of_one))
     within = statistics.median(t.timing.spread_within for t in timed) if timed else 0.0
     between = statistics.median(t.timing.spread_between for t in timed) if timed else 0.0
@@ -356,6 +354,17 @@ def _assemble(
             f"{between:.1%} between processes (medians over {len(timed)} networks)",
         ],
     )
+
+
+def _wander(anchor: Anchor) -> list[float]:
+    """Log ratios by which a later session may be slower than this one.
+
+    A machine's own speed wanders over minutes, for all of a session's processes alike: as much as
+    one process differs from another. One that a busy neighbour slowed throughout says nothing of
+    it.
+    """
+    calm = np.log([level for level in anchor.levels if level <= anchor.slow_above])
+    return [later - now for later, now in itertools.permutations(calm, 2)] or [0.0]
 
 
 def describe_profile(profile: DeviceProfile) -> list[str]:

@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import search_spaces
 from hw_profiles.errors import MeasureError, NotFoundError, UsageError
 from hw_profiles.harness import Harness, require_harness
 from hw_profiles.op import Op
-from hw_profiles.profile import load_profile
+from hw_profiles.profile import Anchor, load_profile
 from hw_profiles.runtimes.op_graphs import op_graph
 from nas.candidate import CandidateSpace
 from nas.probes import Probe, architectures, chosen_spaces, ops_of, policies, wanted_ops
-from nas.profiling import describe_profile, measure_models, profile_device
+from nas.profiling import _wander, describe_profile, measure_models, profile_device
 from nas.targets import local_profile
 from predictors.latency import latency_predictor
 
@@ -145,6 +147,28 @@ def test_requests_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(error):
         profile_device("x", Harness(), **options)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.floats(1.0, 1.5), min_size=1, max_size=5))
+def test_a_session_may_be_as_much_slower_as_one_calm_process_than_another(
+    levels: list[float],
+) -> None:
+    anchor = Anchor(
+        undisturbed_ms=1.0,
+        slow_above=1.1,
+        times_s=[float(i) for i in range(3 * len(levels))],
+        relative=[level for level in levels for _ in range(3)],
+        starts=list(range(0, 3 * len(levels), 3)),
+    )
+    assert anchor.levels == levels
+    found = _wander(anchor)
+    calm = [level for level in levels if level <= 1.1]
+    if len(calm) < 2:
+        assert found == [0.0]
+        return
+    assert len(found) == len(calm) * (len(calm) - 1)
+    assert sum(found) == pytest.approx(0.0, abs=1e-9)
+    assert max(found) == pytest.approx(np.log(max(calm) / min(calm)))
 
 
 def test_models_are_timed_in_processes_of_their_own() -> None:
