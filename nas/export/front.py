@@ -46,6 +46,13 @@ LEAST_AGREEMENT, LEAST_AGREEMENT_FP8 = 0.97, 0.9
 NEAR_TIE = 0.03
 
 
+class _DifferentError(ExportError):
+    """An exported network that is not the one that was evaluated."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "Report it with the output of `nas doctor`.")
+
+
 class FrontExporter:
     """Writes trials of a study to `folder/trial-NNNN`.
 
@@ -73,12 +80,15 @@ class FrontExporter:
     ) -> Iterator[ArtefactRecord]:
         """Write subnets one by one, load each back and compare it; what is there is kept.
 
+        One that is not the network that was evaluated does not count, and the others are written
+        before that is said.
+
         Args:
             trials: of the front.
             complete: adds to a trial what is still to be found out, before it is written.
 
         Raises:
-            ExportError: if one cannot be written, or is not the network that was evaluated.
+            ExportError: if one cannot be written, or some are not the networks that were evaluated.
         """
         missing = [t for t in trials if not self._is_there(self._place(t), t)]
         by_architecture: dict[str, list[TrialRecord]] = {}  # one export serves every policy
@@ -96,13 +106,28 @@ class FrontExporter:
         for trial in trials:
             if trial not in missing:
                 yield self._artefact(complete(trial))
+        different: list[_DifferentError] = []
         for group, plain in zip(groups, networks, strict=True):
             completed = [complete(trial) for trial in group]
             graph = next(graphs)
-            self._compare_graph(graph, plain, group[0].architecture)
+            try:
+                self._compare_graph(graph, plain, group[0].architecture)
+            except _DifferentError as error:
+                different += [error] * len(group)
+                continue
             for trial in completed:
-                self._write(trial, plain, graph)
-                yield self._artefact(trial)
+                try:
+                    self._write(trial, plain, graph)
+                except _DifferentError as error:
+                    different.append(error)
+                else:
+                    yield self._artefact(trial)
+        if different:
+            first, others = different[0], len(different) - 1
+            more = f" So do {others} others." if others else ""
+            raise ExportError(
+                f"{first.message}{more} The front's other networks are written.", first.hint
+            )
 
     def left(self, front: Sequence[TrialRecord]) -> list[str]:
         """Names of the folders of networks that were on a front before and are not on this one."""
@@ -211,10 +236,9 @@ class FrontExporter:
         found = run_onnx(graph.SerializeToString(), inputs, self.evaluator.batch_size)
         difference = _difference(found, expected)
         if not difference <= GRAPH_TOLERANCE:
-            raise ExportError(
+            raise _DifferentError(
                 f"the ONNX graph of {self.candidates.space.describe(arch)} differs from the "
-                f"network by {difference:.1e}.",
-                "Report it with the output of `nas doctor`.",
+                f"network by {difference:.1e}."
             )
 
     def _compare(self, place: Path, config: SubnetConfig, candidate: Candidate) -> None:
@@ -224,18 +248,16 @@ class FrontExporter:
         with torch.inference_mode():
             difference = _difference(load_network(place, config)(inputs), network(inputs))
         if not difference <= WEIGHTS_TOLERANCE:
-            raise ExportError(
-                f"{place}: loaded weights differ from the supernet by {difference:.1e}.",
-                "Report it with the output of `nas doctor`.",
+            raise _DifferentError(
+                f"{place}: loaded weights differ from the supernet by {difference:.1e}."
             )
         simulated = self.evaluator.logits(candidate, part, len(inputs))
         found = run_onnx(place / "model.onnx", inputs, self.evaluator.batch_size)
         agreement = _alike(simulated, found.argmax(-1))
         if agreement < least_agreement(candidate.policy):
-            raise ExportError(
+            raise _DifferentError(
                 f"{place}/model.onnx decides as evaluated on {agreement:.1%} of "
-                f"{len(inputs)} examples only.",
-                "Report it with the output of `nas doctor`.",
+                f"{len(inputs)} examples only."
             )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from nas import service
+from nas.archive import open_study
+from nas.errors import ExportError
 from nas.events import Event
 from nas.request import RunOptions, SearchRequest
 from nas.storage import patience
@@ -64,3 +66,27 @@ def test_search_ends_where_the_database_is_away_as_it_gives_the_study_up(
 
         found = service.search(SearchRequest("vit", "a100", trials=1), options, listener)
     assert [row.quality_test is not None for row in found.front] == [True]
+
+
+def test_a_network_that_is_not_the_one_evaluated_keeps_no_other_from_being_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = RunOptions(
+        storage=f"sqlite:///{tmp_path / 'nas.db'}", study="s", out=tmp_path, export=False
+    )
+    found = service.search(SearchRequest("vit", "a100", trials=12), options)
+    # none agrees on more than all examples
+    wrong = [row for row in found.front if row.policy == found.front[0].policy]
+    monkeypatch.setattr(
+        "nas.export.front.least_agreement",
+        lambda policy: 1.1 if policy == wrong[0].policy else 0.9,
+    )
+    assert len(wrong) < len(found.front)
+    for _ in range(2):  # what failed does not count the next time
+        with pytest.raises(ExportError, match="other networks are written") as caught:
+            service.export("s", options)
+        assert f"trial-{wrong[0].trial:04d}" in caught.value.message
+        exported = open_study("s", options.storage)
+        assert {row.trial for row in exported.front if not row.folders} == {r.trial for r in wrong}
+    monkeypatch.undo()
+    assert all(row.folders for row in service.export("s", options).front)
