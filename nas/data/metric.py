@@ -57,12 +57,13 @@ class Metric:
     def format_difference(self, value: float) -> str:
         """A difference of two values, or an error, to read.
 
-        >>> ACCURACY.format_difference(0.012), BITS_PER_BYTE.format_difference(0.0512)
-        ('1.2 points', '0.051 bits')
+        >>> ACCURACY.format_difference(0.01), BITS_PER_BYTE.format_difference(0.0512)
+        ('1.0 points', '0.051 bits')
         """
-        if self is ACCURACY:
-            return f"{100 * value:.2g} points"
-        return f"{value:.2g} {'nats' if self is LOSS else 'bits'}"
+        unit = "points" if self is ACCURACY else "nats" if self is LOSS else "bits"
+        shown = 100 * value if self is ACCURACY else value
+        digits = 1 - math.floor(math.log10(abs(shown))) if shown else 1  # two that count
+        return f"{shown:.{max(digits, 0)}f} {unit}"
 
 
 ACCURACY = Metric("accuracy", "accuracy", True)

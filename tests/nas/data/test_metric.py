@@ -29,7 +29,7 @@ def test_loss_of_known_distributions() -> None:
     assert LOSS.scores(torch.zeros(3, 4), labels).tolist() == pytest.approx([math.log(4)] * 3)
     sure = torch.nn.functional.one_hot(labels, 4) * 100.0
     assert LOSS.scores(sure, labels).tolist() == pytest.approx([0.0] * 3, abs=1e-6)
-    assert (LOSS.format(0.5), LOSS.format_difference(0.05)) == ("0.500", "0.05 nats")
+    assert (LOSS.format(0.5), LOSS.format_difference(0.05)) == ("0.500", "0.050 nats")
 
 
 def test_noise_is_the_standard_error_of_the_mean() -> None:

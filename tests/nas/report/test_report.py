@@ -75,7 +75,7 @@ def test_a_partial_trial_says_so_and_why() -> None:
     record = replace(RECORD, request={**RECORD.request, "n_validation": 4000})
     lines = trial_lines(PARTIAL, record, CANDIDATES, STUDY.metric)
     assert lines[0] == "trial 5 of s: partial"
-    assert "quality   accuracy 95.00%, standard error 2 points" in lines
+    assert "quality   accuracy 95.00%, standard error 2.0 points" in lines
     assert (
         "given up  on 1,000 of 4,000 examples, which show it to 1.2 points: at its costs the "
         "front has 97.00%"
