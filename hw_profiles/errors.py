@@ -51,6 +51,10 @@ class MeasureError(NasError, RuntimeError):
     """A measurement that could not be made on this machine."""
 
 
+class KilledError(MeasureError):
+    """A measuring process that a signal ended: its work may succeed another time."""
+
+
 def nearest(name: str, known: Iterable[str], what: str) -> NotFoundError:
     """A `NotFoundError` for `name` that proposes the closest of the `known` names.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hw_profiles.drift import SLOW, Drift, undisturbed
-from hw_profiles.errors import MeasureError
+from hw_profiles.errors import KilledError, MeasureError
 from hw_profiles.harness import Harness
 from hw_profiles.op import Op
 from hw_profiles.profile import Anchor, Energy, OpTiming, PowerSource, Timing
@@ -298,6 +299,7 @@ def run_process(request: dict[str, Any], threads: int) -> dict[str, Any]:
     """Run one worker process and read its answer.
 
     Raises:
+        KilledError: if a signal ends it.
         MeasureError: if it fails.
     """
     root = str(Path(__file__).resolve().parent.parent)
@@ -313,6 +315,11 @@ def run_process(request: dict[str, Any], threads: int) -> dict[str, Any]:
         asked.write_text(json.dumps(request))
         command = [sys.executable, "-m", "hw_profiles.runtimes.worker", str(asked), str(answered)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode < 0:
+            raise KilledError(
+                f"a measuring process was ended by {signal.Signals(-done.returncode).name}.",
+                "Measure again; if it ends so again, look whether memory is short.",
+            )
         if done.returncode != 0 or not answered.exists():
             said = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise MeasureError(

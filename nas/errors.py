@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hw_profiles.errors import (
+    KilledError,
     MeasureError,
     NasError,
     NotFoundError,
@@ -16,6 +17,7 @@ __all__ = [
     "CheckpointError",
     "ExecutorError",
     "ExportError",
+    "KilledError",
     "MeasureError",
     "NasError",
     "NotFoundError",

@@ -13,7 +13,7 @@ from typing import Any, Self
 import onnx
 
 from hw_profiles.profile import Device, Timing
-from nas.errors import ExecutorError, MeasureError
+from nas.errors import ExecutorError, KilledError, MeasureError
 from nas.executors.executor import describe
 from nas.executors.ray_cluster import join
 from nas.profiling import Measured
@@ -101,11 +101,14 @@ class RayMeasurer:
         found, anchor_ms = self._ask(lambda: self._actor.measure.remote(held, threads, processes))
         return Measured([Timing.model_validate(timing) for timing in found], anchor_ms)
 
-    def _ask(self, call: Any) -> Any:
+    def _ask(self, call: Any, attempts: int = ATTEMPTS) -> Any:
         errors = self._ray.exceptions
         try:
             return self._ray.get(call())
         except errors.RayTaskError as failed:
+            # Of an actor that is lost, the measuring process may end first, and be told of still.
+            if isinstance(failed.cause, KilledError) and attempts > 1:
+                return self._ask(call, attempts - 1)
             if isinstance(failed.cause, MeasureError):
                 raise failed.cause from None
             raise ExecutorError(

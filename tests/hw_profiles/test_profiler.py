@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hw_profiles.drift import Drift, slow_runs
-from hw_profiles.errors import MeasureError
+from hw_profiles.errors import KilledError, MeasureError
 from hw_profiles.harness import Harness
 from hw_profiles.op import Op
 from hw_profiles.profiler import (
@@ -87,6 +87,11 @@ def test_a_worker_that_fails_is_told(tmp_path: pytest.TempPathFactory) -> None:
     missing = model_job(tmp_path / "no.onnx", CPU)  # type: ignore[operator]
     with pytest.raises(MeasureError, match="refuses the model"):
         measure([missing], CPU, processes=1)
+
+
+def test_a_worker_that_a_signal_ends_is_told_apart() -> None:
+    with pytest.raises(KilledError, match="ended by SIGABRT"):
+        measure([Job("os:abort", {})], CPU, processes=1)
 
 
 def test_each_job_has_its_turns_spread_over_the_rounds() -> None:
