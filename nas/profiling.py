@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import onnx
@@ -66,6 +67,12 @@ EXPORT_SHARE, MEASURE_SHARE = 0.4, 0.95
 ENERGY_SHARE = 0.3
 #: Architectures of a space that get timed as whole networks, and of them those kept out of fits.
 ARCHITECTURES, FEWEST_ARCHITECTURES, HELD_OUT_EVERY = 16, 4, 4
+#: Standard deviation of the log by which a CPU is slower minutes after its profile, beyond what the
+#: profile's processes differ by: of ten fronts on a shared virtual machine (benchmarks/README.md).
+#: A quieter machine's bounds are wider than they need be by about as much.
+SESSIONS_APART = 0.025
+#: Values that stand for that distribution, and for that of all that a later reading may differ by.
+NODES, QUANTILES = 9, 199
 #: Packages whose versions a profile names, the runtime's own first; PyTorch's unless given.
 PACKAGES = {
     "onnxruntime": ("onnxruntime", "onnx", "torch"),
@@ -321,8 +328,11 @@ def _assemble(
         apart = [float(np.log(r.seconds / middle)) for r in found]
         drift += [differ * a for a in apart]
         drift_of_one += [2**0.5 * a for a in apart]  # energy is metered in a single process
-    wander = _wander(readings.anchor)
-    moved, moved_of_one = (np.add.outer(d, wander).ravel().tolist() for d in (drift, drift_of_one))
+    wander = _wander(readings.anchor, SESSIONS_APART if harness.kind == "cpu" else 0.0)
+    moved, moved_of_one = (  # thousands of sums by as many of their quantiles as tell them apart
+        np.quantile(np.add.outer(d, wander), (np.arange(QUANTILES) + 0.5) / QUANTILES).tolist()
+        for d in (drift or [0.0], drift_of_one or [0.0])
+    )
     within = statistics.median(t.timing.spread_within for t in timed) if timed else 0.0
     between = statistics.median(t.timing.spread_between for t in timed) if timed else 0.0
     packages = PACKAGES.get(harness.runtime, ("torch",))
@@ -356,15 +366,22 @@ def _assemble(
     )
 
 
-def _wander(anchor: Anchor) -> list[float]:
+def _wander(anchor: Anchor, spread: float = 0.0) -> list[float]:
     """Log ratios by which a later session may be slower than this one.
 
-    A machine's own speed wanders over minutes, for all of a session's processes alike: as much as
-    one process differs from another. One that a busy neighbour slowed throughout says nothing of
-    it.
+    A machine's own speed wanders over minutes, for all of a session's processes alike: at least as
+    much as one process differs from another. One that a busy neighbour slowed throughout says
+    nothing of it.
+
+    Args:
+        anchor: of the session.
+        spread: standard deviation of what sessions differ by beyond that.
     """
     calm = np.log([level for level in anchor.levels if level <= anchor.slow_above])
-    return [later - now for later, now in itertools.permutations(calm, 2)] or [0.0]
+    apart = [later - now for later, now in itertools.permutations(calm, 2)] or [0.0]
+    shares = (np.arange(NODES) + 0.5) / NODES
+    beyond = [spread * NormalDist().inv_cdf(share) for share in shares] if spread else [0.0]
+    return [float(among + more) for among in apart for more in beyond]
 
 
 def describe_profile(profile: DeviceProfile) -> list[str]:

@@ -169,6 +169,8 @@ def test_a_session_may_be_as_much_slower_as_one_calm_process_than_another(
     assert len(found) == len(calm) * (len(calm) - 1)
     assert sum(found) == pytest.approx(0.0, abs=1e-9)
     assert max(found) == pytest.approx(np.log(max(calm) / min(calm)))
+    wider = _wander(anchor, 0.02)
+    assert np.std(wider) == pytest.approx(np.hypot(np.std(found), 0.02), rel=0.1)
 
 
 def test_models_are_timed_in_processes_of_their_own() -> None:
