@@ -124,7 +124,7 @@ class FrontExporter:
                     yield self._artefact(trial)
         if different:
             first, others = different[0], len(different) - 1
-            more = f" So do {others} others." if others else ""
+            more = f" {others} more differ." if others else ""
             raise ExportError(
                 f"{first.message}{more} The front's other networks are written.", first.hint
             )
