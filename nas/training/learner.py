@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nas.errors import CheckpointError
 from nas.training.checkpoint import check_tensors
+from nas.training.lazy_adamw import LazyAdamW
 from nas.training.permutation import orders_after
 from nas.training.recipe import Recipe
 from search_spaces.elastic import Supernet, set_drop_path
@@ -64,6 +65,8 @@ class Learner:
         if self.recipe.optimizer == "sgd":
             momentum = self.recipe.momentum
             self.optimizer = torch.optim.SGD(groups, rate, momentum, nesterov=momentum > 0)
+        elif self.recipe.optimizer == "lazy-adamw":
+            self.optimizer = LazyAdamW(groups, rate, self.recipe.betas)
         else:
             # One pass over all weights: a third of the time where they are many and small.
             self.optimizer = torch.optim.AdamW(groups, rate, self.recipe.betas, fused=True)
@@ -78,14 +81,15 @@ class Learner:
 
         Weight decay must not shrink what was not trained: a weight outside all of this update's
         subnets gets no gradient that would grow it again. If the largest subnet was among them
-        there is none; otherwise a weight decays only where its gradient is not zero. (Moments go
-        on for it as everywhere: they fade in a few steps.)
+        there is none; otherwise a weight decays only where its gradient is not zero. (AdamW's
+        moments go on for it as everywhere: they fade in a few steps. Those of the lazy one wait.)
 
         Args:
             rate: of learning.
             whole: whether the largest subnet was trained in this update.
         """
         decay = self.recipe.weight_decay
+        whole = whole or isinstance(self.optimizer, LazyAdamW)  # which looks for itself
         matrices, others = self.optimizer.param_groups
         matrices["lr"] = others["lr"] = rate
         matrices["weight_decay"] = decay if whole else 0.0
@@ -197,4 +201,8 @@ class Learner:
             weight = self.parameters.get(parameter)
             if weight is None or value.shape not in (weight.shape, torch.Size([])):
                 raise CheckpointError(f"{path} has a foreign {name}.", "Delete it to start anew.")
-            self.optimizer.state[weight][moment] = value.to(weight.device, copy=True)
+            own_moments = self.optimizer.state[weight]
+            if moment in own_moments:
+                own_moments[moment].copy_(value)
+            else:
+                own_moments[moment] = value.to(weight.device, copy=True)

@@ -92,13 +92,14 @@ class Recipe(ABC):
             `all`, is all of it.
         batch_size: examples a step, over all processes.
         accumulate: parts that a batch is run in, one after the other, where memory is short.
-        optimizer: `adamw`, or `sgd` with Nesterov's momentum.
+        optimizer: `adamw`; `lazy-adamw`, which leaves weights and moments outside an update's
+            subnets as they were; or `sgd` with Nesterov's momentum.
         learning_rate: at its peak.
         warmup: share of a stage's steps in which the rate rises from zero; a cosine to zero
             follows.
         weight_decay: of weight matrices, filters and embedding tables; none on biases, norms,
             class tokens and the positions that are kept with them.
-        betas: of AdamW.
+        betas: of AdamW, lazy or not.
         momentum: of SGD.
         label_smoothing: where labels are learned.
         clip_norm: of the gradient; 0 means no clipping.
@@ -114,7 +115,7 @@ class Recipe(ABC):
         "examples_per_epoch": FROM_ONE,
         "batch_size": FROM_ONE,
         "accumulate": FROM_ONE,
-        "optimizer": ("adamw", "sgd"),
+        "optimizer": ("adamw", "lazy-adamw", "sgd"),
         "learning_rate": Numbers(above=0, most=1e6),
         "warmup": Numbers(least=0, below=1),
         "weight_decay": FROM_ZERO,

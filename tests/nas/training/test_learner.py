@@ -78,7 +78,9 @@ def test_an_average_of_sorted_weights_is_sorted_with_them() -> None:
 
 
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize(("optimizer", "share"), [("adamw", 1.0), ("sgd", 1.9)])
+@pytest.mark.parametrize(
+    ("optimizer", "share"), [("adamw", 1.0), ("lazy-adamw", 1.0), ("sgd", 1.9)]
+)
 def test_what_was_not_trained_does_not_decay(optimizer: str, share: float, whole: bool) -> None:
     """All else decays by the rate; by Nesterov's momentum of 0.9 beside it where it is coupled."""
     space, rate = search_spaces.get("vit"), 1e-3

@@ -51,11 +51,20 @@ def test_learns_above_chance_and_tells_its_progress(space: SearchSpace, data: Da
     assert trained.ended_by == "epochs"
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(2, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("epoch", "step", "optimizer"),
+    [(2, 1, "adamw"), (3, 2, "adamw"), (3, 2, "lazy-adamw"), (3, 2, "sgd")],
+)
 def test_interrupted_and_continued_ends_in_the_same_weights(
-    tiny: Sandwich, space: SearchSpace, data: Dataset, tmp_path: Path, epoch: int, step: int
+    tiny: Sandwich,
+    space: SearchSpace,
+    data: Dataset,
+    tmp_path: Path,
+    epoch: int,
+    step: int,
+    optimizer: str,
 ) -> None:
-    recipe = replace(tiny, epochs=3)
+    recipe = replace(tiny, epochs=3, optimizer=optimizer)
     whole = fit(space, data, recipe, seed=3)
     checkpoint = tmp_path / "unfinished"
     with pytest.raises(_Interrupted):
