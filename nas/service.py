@@ -41,6 +41,7 @@ from nas.storage.records import StudyRecord
 from nas.storage.studies import Studies, require_name
 from nas.study import Study, front_columns
 from nas.targets import can_verify, local_profile, require_target_name
+from nas.training.distributed import first_process
 from nas.training.obtain import own_supernet
 from nas.training.recipe_text import recipe_for, recipe_text
 from nas.trials import run_trials
@@ -254,6 +255,8 @@ def train(
 ) -> list[str]:
     """Train a supernet and keep it; what to say of it, line by line.
 
+    Of several processes under `torchrun` the first one says it, the others nothing.
+
     Args:
         request: of which space, preset, data, recipe, init and the training's seed count.
         options: how long to train, and whether anew.
@@ -268,6 +271,8 @@ def train(
     recipe = recipe_for(space, request.recipe)
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     kept = obtain(request, recipe, options or RunOptions(), space, data, listener)
+    if not first_process():
+        return []
     config, metric, by = kept.config, data.metric, recipe_text(recipe)
     return [
         f"supernet {space.name} ({space.preset}) for {data.name} by {by}: {kept.fingerprint}",

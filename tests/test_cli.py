@@ -248,6 +248,16 @@ def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
     assert (code, "is not this machine" in err) == (0, True)
 
 
+def test_of_several_processes_the_first_says_what_was_trained(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    code, first, _ = run("train")
+    assert (code, "kept in " in first) == (0, True)
+    monkeypatch.setenv("RANK", "1")
+    assert run("train") == (0, "", "")
+
+
 def test_a_recipe_s_fields_mean_one_supernet_and_one_study(run: Run) -> None:
     typed = "sandwich:learning_rate=1e-3, epochs=1,batch_size=32,examples_per_epoch=64,ema=0"
     text = "sandwich:epochs=1,examples_per_epoch=64,batch_size=32,learning_rate=0.001"

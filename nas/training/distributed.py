@@ -72,6 +72,11 @@ class World:
             dist.barrier()
 
 
+def first_process() -> bool:
+    """Whether this is the first of the processes that `torchrun` started, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def this_device() -> torch.device:
     """This process's GPU, or the CPU where there is none."""
     if torch.cuda.is_available():
