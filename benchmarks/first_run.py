@@ -7,7 +7,8 @@
 What follows `--` is added to the command. Prints one JSON object: seconds, peak_rss_mib (the
 largest process), front (networks), exported (those of them whose files are there, were loaded
 back, and agreed with the supernet in ONNX Runtime), latency_ratio of the front, quality (metric,
-least and most), and what was measured, where the target is this machine.
+least and most), and what was measured, where the target is this machine, with how much slower the
+machine itself became since its profile.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 
@@ -70,6 +72,9 @@ def main() -> None:
         result["under_bound"] = sum(
             row["latency_ms_measured"] <= row["latency_ms_upper"] for row in timed
         )
+        slower = [row["slowness"] for row in timed if row["slowness"]]
+        if slower:
+            result["machine_slower_percent"] = round(100 * (median(slower) - 1), 1)
         result["least_agreement"] = min(row["agreement"] for row in timed)
     print(json.dumps(result))
 
