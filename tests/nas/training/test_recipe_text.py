@@ -169,7 +169,7 @@ def test_every_field_but_the_version_is_shown_with_its_bounds(name: str) -> None
         ("sandwich:betas=0.9", UsageError, "0.9/0.98"),
         ("sandwich:betas=0.9/0.98/0.99", UsageError, "0.9/0.98"),
         ("sandwich:betas=0.9/1", UsageError, "below 1, not 0.9/1.0"),
-        ("sandwich:optimizer=adam", UsageError, "Did you mean 'adamw'?"),
+        ("sandwich:optimizer=adam", UsageError, "Did you mean 'adamw' or 'lazy-adamw'?"),
         ("sandwich:soft_labels=1.1", UsageError, "at most 1"),
         ("matformer:variant=sum", UsageError, "Did you mean 'summed'"),
         ("progressive-shrinking:soft_labels=-1", UsageError, "at least 0"),
