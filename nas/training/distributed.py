@@ -72,9 +72,13 @@ class World:
             dist.barrier()
 
 
+def _several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def first_process() -> bool:
     """Whether this is the first of the processes that `torchrun` started, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return not _several() or int(os.environ.get("RANK", "0")) == 0
 
 
 def this_device() -> torch.device:
@@ -87,7 +91,7 @@ def this_device() -> torch.device:
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[World]:
     """The processes that `torchrun` started, connected while this lasts; else this one alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _several():
         yield World()
         return
     connects = not dist.is_initialized()

@@ -8,7 +8,7 @@ as its plain network does. (TensorFlow's LazyAdam and torch's SparseAdam do so b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,41 +44,37 @@ class LazyAdamW(torch.optim.Optimizer):
             sizes = [w.numel() for w in weights]
             names = ("exp_avg", "exp_avg_sq", "seen", "seen_square")
             like = weights[0] if weights else torch.zeros(())
-            rows = {name: torch.zeros_like(like.detach().new_empty(sum(sizes))) for name in names}
+            rows = {name: like.new_zeros(sum(sizes)) for name in names}
             self._rows.append(rows)
             for name, row in rows.items():
                 for weight, part in zip(weights, row.split(sizes), strict=True):
                     self.state[weight][name] = part.view_as(weight)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update by the gradients as they are; a weight without one counts as unused."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group, rows in zip(self.param_groups, self._rows, strict=True):
-            used = [w for w in group["params"] if w.grad is not None]
-            if not used:
+            weights = group["params"]
+            if all(weight.grad is None for weight in weights):
                 continue
-            gradient = torch.cat([_gradient(w).flatten() for w in group["params"]])
+            gradient = torch.cat([_gradient(weight).flatten() for weight in weights])
             first, second = group["betas"]
-            touched = (gradient != 0).to(gradient.dtype)
-            rows["exp_avg"].lerp_(gradient, touched * (1 - first))
-            rows["exp_avg_sq"].lerp_(gradient.square_(), touched * (1 - second))
-            rows["seen"].lerp_(touched, touched * (1 - first))
-            rows["seen_square"].lerp_(touched, touched * (1 - second))
+            unused = gradient == 0
+            used = (~unused).to(gradient.dtype)
+            rows["exp_avg"].lerp_(gradient, used * (1 - first))
+            rows["exp_avg_sq"].lerp_(gradient.square_(), used * (1 - second))
+            rows["seen"].lerp_(used, used * (1 - first))
+            rows["seen_square"].lerp_(used, used * (1 - second))
             # What was never used is divided by zero here and not moved below.
             scale = rows["exp_avg_sq"].div(rows["seen_square"]).sqrt_().add_(group["eps"])
             change = rows["exp_avg"].div(scale.mul_(rows["seen"]))
             if group["weight_decay"]:
-                weights = torch.cat([w.flatten() for w in group["params"]])
-                change.add_(weights, alpha=group["weight_decay"])
-            change.masked_fill_(touched == 0, 0.0)
-            parts = change.split([w.numel() for w in group["params"]])
-            moved = [p.view_as(w) for w, p in zip(group["params"], parts, strict=True)]
-            torch._foreach_add_(group["params"], moved, alpha=-group["lr"])
-        return loss
+                before = torch.cat([weight.flatten() for weight in weights])
+                change.add_(before, alpha=group["weight_decay"])
+            change.masked_fill_(unused, 0.0)
+            parts = change.split([weight.numel() for weight in weights])
+            moved = [part.view_as(w) for w, part in zip(weights, parts, strict=True)]
+            torch._foreach_add_(weights, moved, alpha=-group["lr"])
 
 
 def _gradient(weight: Tensor) -> Tensor:
