@@ -3,7 +3,8 @@
     python benchmarks/gpu_gemm.py --train trtllm.csv --test vllm.csv --spec spec_a100_sxm.yaml
 
 Every precision of the test tables is predicted by a fit on the train tables' rows of it, and all
-rows go into the one object that is printed; `--precision NAME` keeps that one alone.
+rows go into the one object that is printed; `--precision NAME` keeps that one alone, `--rows N`
+fits so many train rows of each, drawn at random.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main() -> int:
     """Run the benchmark."""
     parser = judging.arguments(__doc__ or "", spec=True)
     parser.add_argument("--precision", metavar="NAME", help="such as bfloat16 or int4_wo")
+    parser.add_argument("--rows", type=int, metavar="N", help=f"at least {FEWEST}")
     return judging.run(judge, parser)
 
 
@@ -40,6 +42,9 @@ def judge(given: argparse.Namespace) -> dict[str, float]:
     parts = []
     for precision in sorted({row.op.precision for row in test}):
         rows = [row for row in train if row.op.precision == precision]
+        if given.rows is not None and given.rows < len(rows):
+            chosen = np.random.default_rng(0).permutation(len(rows))[: given.rows]
+            rows = [rows[i] for i in chosen]
         if len(rows) < FEWEST:
             raise ProfileError(
                 f"the train tables hold {len(rows)} rows of {precision}; a fit needs {FEWEST}.",

@@ -61,7 +61,7 @@ class RooflineMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         weight_bytes, activation_bytes: bytes of one weight; of one input.
         hidden: units of each of the two hidden layers.
         members: networks whose mean is taken.
-        steps: of the training, whatever the number of rows.
+        steps: of the training at most; see `Perceptrons`.
         seed: of the initial weights and of the order of rows.
 
     Attributes:

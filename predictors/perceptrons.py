@@ -15,6 +15,7 @@ from predictors.op_time import Array, Params, numbers
 
 BATCH = 192
 LEARNING_RATE = 2e-2
+PASSES = 600  # over the rows, at most: of a few hundred to 2,000 rows more taught nothing
 DIGITS = 4  # significant digits kept of a fitted number
 
 
@@ -24,7 +25,7 @@ class Perceptrons:
     Args:
         members: networks whose mean is taken.
         hidden: units of each of the two hidden layers.
-        steps: of the training, whatever the number of rows.
+        steps: of the training; fewer for few rows, which are seen `PASSES` times.
         seed: of the initial weights and of the order of rows.
 
     Attributes:
@@ -115,12 +116,11 @@ class Perceptrons:
         optimizer = torch.optim.AdamW(
             [part for layer in layers for part in layer], lr=LEARNING_RATE, weight_decay=1e-3
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, LEARNING_RATE, total_steps=self.steps
-        )
         batch = min(BATCH, len(x))
         per_pass = len(x) // batch
-        for step in range(self.steps):
+        steps = min(self.steps, PASSES * per_pass)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+        for step in range(steps):
             if step % per_pass == 0:
                 order = torch.stack(
                     [torch.randperm(len(x), generator=generator) for _ in range(members)]
