@@ -127,7 +127,7 @@ def test_names_beyond_the_terminal_s_alphabet_are_escaped(tmp_path: Path) -> Non
         (("search", "--target", "a100", "--budget", "5parsecs"), 2, "unit"),
         (("search", "--target", "a100", "--budget", "-1ms"), 2, "more than zero"),
         (("search", "--target", "a100", "--budget", "0.001ms"), 3, "least it can reach"),
-        (("search", "--target", "a100", "--budget", "params<=1k"), 3, "2k"),
+        (("search", "--target", "a100", "--budget", "params<=1k"), 3, "1.53k"),
         (("resume", "nothing"), 4, "no studies"),
         (("pareto", "nothing"), 4, "no studies"),
         (("export", "nothing"), 4, "no studies"),
@@ -286,7 +286,7 @@ def test_a_recipe_s_fields_mean_one_supernet_and_one_study(run: Run) -> None:
 
 def test_a_study_that_was_kept_with_or_without_a_recipe_goes_on(run: Run) -> None:
     search = (*SEARCH, "--no-export", "--trials")
-    recipe = "sandwich:apart=32,apart_until=0.6"  # the space's own
+    recipe = "sandwich:epochs=6,apart=32,apart_until=0.6"  # the space's own
     assert run(*search, "1")[0] == 0
     steps = [  # what was kept, what goes on with it
         (None, SEARCH),
@@ -378,7 +378,8 @@ def test_energy_from_a_profile_to_exported_networks(run: Run, tmp_path: Path) ->
     front = json.loads(out)["front"]
     largest = json.loads(run("predict", "--target", "gpu", "--json")[1])["energy_mj_upper"]
     for row in front:
-        assert 0 < row["energy_mj"] < row["energy_mj_upper"] <= 0.5 * largest
+        # the most that any network takes is a little more than the largest's
+        assert 0 < row["energy_mj"] < row["energy_mj_upper"] <= 0.525 * largest
         config = json.loads((Path(row["exported"]) / "config.json").read_text())
         told = config["objectives"]["energy_mj_upper"]
         assert told == {

@@ -32,11 +32,11 @@ from search_spaces.elastic import Supernet
 
 SPACE = search_spaces.get("vit", "digits")
 GROUPS = SPACE.group_modules()
-# Drawn once; feed-forward widths down to 2 (less than one block of int4) and odd depths.
+# Drawn once; feed-forward widths down to 4 (less than one block of int4) and odd depths.
 ARCHES = [
-    {"embed": 16, "depth": 1, "layers.0.heads": 1, "layers.0.ffn": "S"},
+    {"embed": 8, "depth": 1, "layers.0.heads": 2, "layers.0.ffn": "S"},
     {
-        "embed": 48, "depth": 2, "layers.0.heads": 3, "layers.0.ffn": "M",
+        "embed": 32, "depth": 2, "layers.0.heads": 3, "layers.0.ffn": "M",
         "layers.1.heads": 2, "layers.1.ffn": "XL",
     },
 ]  # fmt: skip

@@ -93,7 +93,7 @@ def test_what_was_not_trained_does_not_decay(optimizer: str, share: float, whole
         ended.append(weight.detach().clone())
     expected = -rate * share * 0.5 * before
     if not whole:
-        expected[8:] = 0.0  # beside the smallest's eight units of sixteen features
-        expected[:, 16:] = 0.0
-        assert ended[1][8:].equal(before[8:])
+        expected[4:] = 0.0  # beside the smallest's four units of eight features
+        expected[:, 8:] = 0.0
+        assert ended[1][4:].equal(before[4:])
     torch.testing.assert_close(ended[1] - ended[0], expected, atol=1e-7, rtol=1e-2)
