@@ -18,6 +18,10 @@ from typing import Any
 
 import pytest
 
+# Read when torch is imported: each of pytest-xdist's workers has its share of the cores, else all.
+if _workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+
 
 def _server_binaries() -> Path | None:
     """The folder with `initdb` and `pg_ctl`; Debian keeps it off the PATH."""

@@ -16,7 +16,8 @@ README = (ROOT / "README.md").read_text()
 def test_the_two_commands_stand_as_blocks_of_their_own() -> None:
     search = "nas search --space vit --target a100 --budget 5ms"
     assert f"\n    pip install -c constraints.txt -e . && {search}\n" in README
-    assert "\n    pip install -c constraints.txt -e '.[test]' && pytest\n" in README
+    test = "pytest -n 2 --dist worksteal"
+    assert f"\n    pip install -c constraints.txt -e '.[test]' && {test}\n" in README
 
 
 @pytest.mark.parametrize("verb", sorted(set(re.findall(r"`nas ([a-z]+)", README))))
