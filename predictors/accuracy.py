@@ -1,12 +1,13 @@
 """Accuracy of a candidate from the few that were really evaluated, with its uncertainty.
 
-Gaussian processes over the active genes of the joint genome, their sums over the layers and a few
-numeric features: one with a length scale a gene; one in which the genes of all layers share theirs
-and have a slope in common; and a linear one (ridge regression with its posterior). Each is judged
-by its own leave-one-out predictions, which a Gaussian process has in closed form (Rasmussen and
-Williams 2006, eq. 5.10 to 5.12), and weighted by their rank error and by the log density that they
-give to what was left out: where a few genes decide most of the ranks, ranks alone cannot tell a
-model that knows the others' effects from one that does not.
+Four models over the active genes of the joint genome, their sums over the layers and a few numeric
+features: a Gaussian process with a length scale a gene; one in which the genes of all layers share
+theirs and have a slope in common; a linear one (ridge regression with its posterior); and boosted
+trees. Each is judged by its own predictions of what was left out (one response at a time, which a
+Gaussian process has in closed form: Rasmussen and Williams 2006, eq. 5.10 to 5.12; a fold at a
+time for the trees), and weighted by their rank error and by the log density that they give to it:
+where a few genes decide most of the ranks, ranks alone cannot tell a model that knows the others'
+effects from one that does not.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from hw_profiles.errors import UsageError
-from predictors.gaussian_process import Floats, GaussianProcess, Kind
+from predictors.boosted_trees import BoostedTrees
+from predictors.gaussian_process import Floats, GaussianProcess, Kernel
 from predictors.genome_encoder import Encoder
 from predictors.metrics import kendall_tau
 from search_spaces.choices import ChoiceSet
 
-KINDS: tuple[Kind, ...] = ("ard", "shared", "linear")
+Kind = Kernel | Literal["boosted"]
+KINDS: tuple[Kind, ...] = ("ard", "shared", "linear", "boosted")
 
 # A model's share falls by e for so much more rank error, and for so much less log density of a
 # response, times the root of their number. A model with less than the smallest share has none.
@@ -52,12 +55,12 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         choices: of the joint genome.
         maximise: whether larger is better.
-        kinds: the Gaussian processes to weigh against each other.
+        kinds: the models to weigh against each other.
 
     Attributes:
         margin_: how far the ceiling is above the best response, in units of (best - median).
         weights_: share of each kind, (kinds,).
-        rank_correlation_: Kendall tau of each kind's leave-one-out predictions, (kinds,).
+        rank_correlation_: Kendall tau of each kind's left-out predictions, (kinds,).
         noise_std_: noise of an evaluation that the models agree on, in units of the response's
             own spread.
 
@@ -115,12 +118,17 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self._mean, self._std = response.mean(), max(response.std(), 1e-12)
         standard = (response - self._mean) / self._std
         extra = self._variance(response, known, self._std)
-        self.models_ = [
-            self._model(kind)
+        models: dict[Kind, GaussianProcess | BoostedTrees] = {
+            kind: self._process(kind)
             .fit(columns[some], standard[some], extra[some])
             .condition(columns, standard, extra)
             for kind in self.kinds
-        ]
+            if kind != "boosted"
+        }
+        if "boosted" in self.kinds:
+            common = min((model.noise_std_ for model in models.values()), default=0.0)
+            models["boosted"] = BoostedTrees().fit(columns, standard, extra, common)
+        self.models_ = [models[kind] for kind in self.kinds]
         self.rank_correlation_ = np.array(
             [kendall_tau(standard, model.left_out_) for model in self.models_]
         )
@@ -132,7 +140,7 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.noise_std_ = float(self.weights_ @ [model.noise_std_ for model in self.models_])
         return self
 
-    def _model(self, kind: Kind) -> GaussianProcess:
+    def _process(self, kind: Kernel) -> GaussianProcess:
         return GaussianProcess(kind, self._encoder.groups(), self._encoder.families())
 
     def _density(
@@ -143,7 +151,7 @@ class AccuracyPredictor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         response = self._warp(y)
         std = max(response.std(), 1e-12)
         extra = self._variance(response, noise, std)
-        model = self._model("shared").fit(columns, (response - response.mean()) / std, extra)
+        model = self._process("shared").fit(columns, (response - response.mean()) / std, extra)
         # Of the responses themselves, not of their warped values: the slope of the warp.
         slope = 0.0 if self._unit <= 0 else response.mean() - np.log(self._unit)
         return model.log_density_ + float(slope) - float(np.log(std))

@@ -16,7 +16,7 @@ from scipy.linalg.lapack import dtrtri
 from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
-Kind = Literal["ard", "shared", "linear"]
+Kernel = Literal["ard", "shared", "linear"]
 
 MAX_STEPS = 60
 # Rows predicted at once: their kernel stays in the cache.
@@ -54,7 +54,9 @@ class GaussianProcess:
         families: the ladder of each gene, (genes,).
     """
 
-    def __init__(self, kind: Kind, groups: NDArray[np.int64], families: NDArray[np.int64]) -> None:
+    def __init__(
+        self, kind: Kernel, groups: NDArray[np.int64], families: NDArray[np.int64]
+    ) -> None:
         self.kind = kind
         self.groups = groups
         self.families = families

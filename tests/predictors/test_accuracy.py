@@ -1,3 +1,5 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from sklearn.base import clone
 
 from hw_profiles.errors import UsageError
 from predictors.accuracy import KINDS, AccuracyPredictor
-from predictors.gaussian_process import GaussianProcess
+from predictors.gaussian_process import GaussianProcess, Kernel
 from predictors.genome_encoder import Encoder
 from search_spaces.choices import Choice, ChoiceSet, Condition
 
@@ -178,7 +180,7 @@ def test_leave_one_out_is_what_leaving_one_out_gives():
     assert model.predict(x[3:4])[0][0] == pytest.approx(left_out, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kernel))
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 30), st.integers(0, 1000), st.floats(0, 0.5))
 def test_rows_added_at_any_pace_are_rows_taken_at_once(kind, cut, seed, known):
@@ -202,7 +204,7 @@ def test_rows_added_at_any_pace_are_rows_taken_at_once(kind, cut, seed, known):
     np.testing.assert_allclose(predicted(1, 30), together, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(Kernel))
 def test_rows_taken_already_take_another_variance(kind):
     genomes, y = data(30, 6)
     encoder = Encoder.of(CHOICES, genomes.astype(float))
