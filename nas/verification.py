@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+from torch import Tensor
 
+from nas.data.dataset import Part
 from nas.equipment import Equipment
 from nas.errors import MeasureError
 from nas.events import Event, Listener
@@ -18,13 +21,22 @@ from nas.profiling import Measured, measure_models
 from nas.storage.records import MeasurementRecord
 from nas.study import Study
 
-#: Examples of the validation part on which real and simulated decisions are compared.
+#: Real and simulated decisions are compared on so many examples of the validation part, or on as
+#: many as give so many decisions: a text has one a token.
 AGREEMENT_EXAMPLES = 1000
+AGREEMENT_DECISIONS = 10_000
 PROCESSES = 4
 
 
 Measure = Callable[[Sequence[onnx.ModelProto], int, int], Measured]
 """Models, threads and processes -> a timing of each model, in one session."""
+
+
+def compared_inputs(part: Part) -> Tensor:
+    """The examples of a part on which decisions are compared, as network input, (n, ...)."""
+    decisions = part.batch(torch.arange(1))[1].numel()  # of an example
+    enough = min(AGREEMENT_EXAMPLES, math.ceil(AGREEMENT_DECISIONS / decisions), len(part))
+    return part.batch(torch.arange(enough))[0]
 
 
 def verify_front(
@@ -57,7 +69,7 @@ def verify_front(
         )
     agreements, models = [], []
     part, groups = equipment.data.validation, candidates.space.group_modules()
-    inputs = part.batch(torch.arange(min(AGREEMENT_EXAMPLES, len(part))))[0]
+    inputs = compared_inputs(part)
     for done, (trial, path) in enumerate(zip(front, paths, strict=True)):
         listener(Event("verify", f"decisions of trial {trial.number}", done, 2 * len(front)))
         candidate = candidates.decode(np.array(trial.genome))
