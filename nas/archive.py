@@ -126,7 +126,8 @@ def list_studies(storage: str) -> list[dict[str, Any]]:
                 "space": f"{s.study.space} ({s.study.preset})",
                 "target": s.study.target,
                 "budgets": ", ".join(map(str, s.study.budgets)) or "none",
-                "trials": f"{s.trials} of {s.study.request['asked']['trials']}",
+                # Imported ones may be more than were asked for.
+                "trials": f"{s.trials} of {max(s.trials, s.study.request['asked']['trials'])}",
                 "last active": f"{s.active_at:%Y-%m-%d %H:%M} UTC",
                 "run by": s.holder or "-",
             }

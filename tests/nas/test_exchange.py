@@ -63,6 +63,17 @@ def place(made: Place, tmp_path: Path) -> Place:
     return copied
 
 
+def test_more_trials_than_were_asked_for_are_all_of_them(place: Place) -> None:
+    with open_database(place.storage) as database:
+        studies = Studies(database)
+        study = studies.find_study("empty")
+        request = {**study.request, "asked": {**study.request["asked"], "trials": 2}}
+        studies.set_request(study.id, request)
+    import_trials("empty", "full", place.storage)
+    listed = {row["study"]: row["trials"] for row in archive.list_studies(place.storage)}
+    assert listed == {"empty": "6 of 6", "full": "6 of 6"}
+
+
 def test_another_study_s_trials_are_told_as_known(place: Place) -> None:
     lines = import_trials("empty", "full", place.storage)
     assert lines[0].startswith("6 trials imported into empty, ")
