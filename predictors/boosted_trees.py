@@ -3,7 +3,8 @@
 Friedman 2001, with second-order leaves (Chen and Guestrin 2016). One ensemble for each fold of the
 rows, which it does not see: what the ensembles predict of their own folds is a prediction of every
 response from others, and their mean is the model. All ensembles grow at once, a level of all their
-trees by one matrix product with the table of which row is on which side of which split.
+trees by one matrix product with the table of which row is on which side of which split: every batch
+of a search waits for them.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class BoostedTrees:
         known = np.broadcast_to(extra, n)
         self._columns, self._thresholds = _splits(x)
         low = self._low(x).astype(np.float64)
-        own = np.arange(n) % folds == np.arange(folds)[:, None]
-        counts = np.where(own, 0.0, 1.0 / (1.0 + known))
+        fold = np.arange(n) % folds
+        counts = np.where(fold == np.arange(folds)[:, None], 0.0, 1.0 / (1.0 + known))
         self._start = (counts @ y) / np.maximum(counts.sum(axis=1), 1e-12)
         predicted = np.repeat(self._start[:, None], n, axis=1)
         rng = np.random.default_rng(0)
@@ -71,11 +72,11 @@ class BoostedTrees:
             barred = (rng.random((x.shape[1],)) > COLUMN_SHARE)[self._columns]
             leaves = self._grow(tree, low, (y - predicted) * counts, counts, barred)
             predicted += np.take_along_axis(self._values[tree], leaves, axis=1)
-        self.left_out_: Floats = predicted[np.arange(n) % folds, np.arange(n)]
+        self.left_out_: Floats = predicted[fold, np.arange(n)]
         error = (y - self.left_out_) ** 2
         variance = max(float(np.mean(error - known)), SMALLEST_VARIANCE)
         self.noise_std_ = noise_std
-        self._missed = max(variance - noise_std**2, 0.0)
+        self._missed = max(variance - noise_std**2, 1e-12)
         told = variance + known
         self.log_density_ = -0.5 * float(np.mean(np.log(2 * np.pi * told) + error / told))
         return self
@@ -90,7 +91,7 @@ class BoostedTrees:
         each = np.concatenate(parts)
         # The mean square of K deviations is a (K - 1)th of the jackknife's variance.
         jackknife = each.var(axis=1) * (each.shape[1] - 1)
-        return each.mean(axis=1), np.sqrt(np.maximum(jackknife, max(self._missed, 1e-12)))
+        return each.mean(axis=1), np.sqrt(np.maximum(jackknife, self._missed))
 
     def _low(self, x: Floats) -> NDArray[np.bool_]:
         """Whether rows (n, columns) are on the lower side of each split, (n, splits)."""
