@@ -19,13 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from hw_profiles.errors import UsageError
 from search_spaces.elastic import Supernet
-from search_spaces.lighthubert import (
-    PRESETS,
-    ElasticHidden,
-    ElasticPositionConv,
-    Hubert,
-    LightHubertSpace,
-)
+from search_spaces.lighthubert.network import ElasticHidden, ElasticPositionConv, Hubert
+from search_spaces.lighthubert.sizes import PRESETS
+from search_spaces.lighthubert.space import LightHubertSpace
 from search_spaces.space import Architecture
 
 SPACE = search_spaces.get("lighthubert", "vowels")

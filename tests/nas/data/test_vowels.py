@@ -22,7 +22,7 @@ from nas.equipment import space_and_data
 from nas.training.evaluate import quality
 from nas.training.recipe_text import recipe_for
 from nas.training.store import SHIPPED, find_supernet
-from search_spaces.lighthubert import PRESETS
+from search_spaces.lighthubert.sizes import PRESETS
 
 SMALL = Voices(train_speakers=60, validation_speakers=20, test_speakers=20)
 # Steady voices without noise, of which a pitch can be measured.
