@@ -141,6 +141,8 @@ def test_names_beyond_the_terminal_s_alphabet_are_escaped(tmp_path: Path) -> Non
         (("studies", "publish", "nothing", "--optuna", "sqlite://"), 4, "no studies"),
         (("studies", "watch", "nothing"), 4, "no studies"),
         (("studies", "shwo", "nothing"), 2, "'show'"),
+        (("studies", "--storage", "sqlite:///x.db", "show", "nothing"), 2, "show ... --storage`"),
+        (("targets", "--json", "show", "a100"), 2, "show ... --json`"),
         (("spaces", "vti"), 4, "'vit'"),
         (("targets", "show", "a10"), 4, "'a100'"),
         (("targets", "show", "cpu"), 4, "nas profile"),
@@ -220,6 +222,7 @@ def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
     assert len(csv) == 1 + len(shown["front"])
     assert csv[0].startswith("trial,accuracy,")
     assert "9 of 9" in run("studies")[1]
+    assert run("studies", "list")[1] == run("studies")[1]
     assert "vit-digits-a100-5ms" in run("studies", "--json")[1]
 
     study = "vit-digits-a100-5ms"

@@ -60,6 +60,24 @@ WhenFlat = Annotated[
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name; see `nas studies`.")]
 
 
+def require_options_after_verb(context: typer.Context) -> None:
+    """Refuse options between a group and its verb, which the verb would not see.
+
+    Raises:
+        UsageError: if one was typed there and a verb follows.
+    """
+    from nas.errors import UsageError
+
+    verb = context.invoked_subcommand
+    for option in context.command.params if verb else ():
+        source = context.get_parameter_source(option.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"{option.opts[0]} goes after the verb.",
+                f"Type it as in `{context.command_path} {verb} ... {option.opts[0]}`.",
+            )
+
+
 def seconds(text: str | None) -> float | None:
     """What `90s`, `2m` or `1h` are in seconds; None where nothing was typed.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nas.commands.options import AsJson, Storage, StudyName
+from nas.commands.options import AsJson, Storage, StudyName, require_options_after_verb
 from nas.paths import DEFAULT_STORAGE
 from nas.report.terminal import print_json, print_lines, print_rows
 
@@ -14,16 +14,23 @@ studies = typer.Typer(help="List the studies of a database, or look into one.")
 
 
 @studies.callback(invoke_without_command=True)
-def list_studies(
+def studies_alone(
     context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False
 ) -> None:
     """List the studies of a database, or look into one."""
+    require_options_after_verb(context)
+    if context.invoked_subcommand is None:
+        list_studies(storage, as_json)
+
+
+@studies.command("list")
+def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+    """List the studies, as `nas studies` alone does."""
     from nas import archive
 
-    if context.invoked_subcommand is None:
-        rows = archive.list_studies(storage)
-        none = "no studies yet: start one with `nas search`"
-        print_json(rows) if as_json else print_rows(rows, none)
+    rows = archive.list_studies(storage)
+    none = "no studies yet: start one with `nas search`"
+    print_json(rows) if as_json else print_rows(rows, none)
 
 
 @studies.command()

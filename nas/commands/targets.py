@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.commands.options import AsJson, BatchSize
+from nas.commands.options import AsJson, BatchSize, require_options_after_verb
 from nas.report.terminal import print_comparison, print_json, print_rows, print_target
 
 targets = typer.Typer(help="Devices and runtimes: list, show, add, compare.")
@@ -15,13 +15,20 @@ Target = Annotated[str, typer.Argument(help="Name of a target, or a profile file
 
 
 @targets.callback(invoke_without_command=True)
-def list_targets(context: typer.Context, as_json: AsJson = False) -> None:
+def targets_alone(context: typer.Context, as_json: AsJson = False) -> None:
     """List the targets; `show`, `add` and `compare` say more."""
+    require_options_after_verb(context)
+    if context.invoked_subcommand is None:
+        list_targets(as_json)
+
+
+@targets.command("list")
+def list_targets(as_json: AsJson = False) -> None:
+    """List the targets, as `nas targets` alone does."""
     from nas import inquiry
 
-    if context.invoked_subcommand is None:
-        rows = inquiry.list_targets()
-        print_json(rows) if as_json else print_rows(rows, "no targets")
+    rows = inquiry.list_targets()
+    print_json(rows) if as_json else print_rows(rows, "no targets")
 
 
 @targets.command()
