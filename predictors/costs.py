@@ -22,6 +22,9 @@ from search_spaces.space import Block, SearchSpace
 
 Array = NDArray[np.float64]
 
+#: Genomes that a descent costs at once.
+MOVES = 20_000
+
 
 @dataclass(frozen=True)
 class _BlockTable:
@@ -157,8 +160,8 @@ class CostModel:
     def extreme(self, column: str, largest: bool, seed: int = 0) -> tuple[float, NDArray[np.int64]]:
         """The smallest (or largest) value of a column in the space, and a genome that has it.
 
-        Coordinate descent from the extreme architectures and from the best of a sample: exact
-        where the column is a sum over blocks, a close bound elsewhere.
+        By descent from the extreme architectures and from the best of a sample, one gene at a
+        time, at last two: exact where the column is a sum over blocks, a close bound elsewhere.
         """
         sign = -1.0 if largest else 1.0
         value, genome = self.minimise(lambda genomes: sign * self.costs(genomes)[column], seed)
@@ -171,20 +174,28 @@ class CostModel:
         sample = self.choices.sample(2000, np.random.default_rng(seed))
         sampled = sample[objective(sample).argmin()][None, :]
         starts = [self.choices.extreme(largest=False), self.choices.extreme(largest=True), sampled]
-        found = [self._descend(start[0], objective) for start in starts]
-        value, best = min(found, key=lambda pair: pair[0])
+        found = [self._descend(start[0], objective, at_once=1) for start in starts]
+        _, best = min(found, key=lambda pair: pair[0])
+        value, best = self._descend(best, objective, at_once=2)
         return value, self.choices.canonical(best[None, :])[0]
 
     def _descend(
-        self, genome: NDArray[np.int64], objective: Callable[[Genomes], Array]
+        self, genome: NDArray[np.int64], objective: Callable[[Genomes], Array], at_once: int
     ) -> tuple[float, NDArray[np.int64]]:
-        value = np.inf
-        moves = [(g, other) for g, size in enumerate(self.choices.sizes) for other in range(size)]
-        genes, others = np.array(moves).T
+        """The value and genome where changing `at_once` genes or fewer improves nothing."""
+        changes = [(g, other) for g, size in enumerate(self.choices.sizes) for other in range(size)]
+        together = itertools.combinations_with_replacement(range(len(changes)), at_once)
+        moves = np.array(changes)[np.array(list(together))]  # (moves, at once, gene and value)
+        value = float(objective(self.choices.canonical(genome[None, :]))[0])
         while True:
-            trial = np.repeat(genome[None, :], len(moves), axis=0)
-            trial[np.arange(len(moves)), genes] = others
-            values = objective(self.choices.canonical(trial))
-            if not values.min() < value - 1e-12 * abs(value if np.isfinite(value) else 0.0):
-                return float(value), genome
-            value, genome = values.min(), trial[values.argmin()]
+            least = value
+            for part in np.array_split(moves, -(-len(moves) // MOVES)):
+                tried = np.repeat(genome[None, :], len(part), axis=0)
+                for i in range(at_once):
+                    tried[np.arange(len(part)), part[:, i, 0]] = part[:, i, 1]
+                values = objective(self.choices.canonical(tried))
+                if values.min() < least:
+                    least, best = float(values.min()), tried[values.argmin()]
+            if not least < value - 1e-12 * abs(value):
+                return value, genome
+            value, genome = least, best

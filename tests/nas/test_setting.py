@@ -44,6 +44,18 @@ def test_a_share_of_the_largest_is_resolved() -> None:
     assert made.budgets[0].limit == pytest.approx(largest / 2)
 
 
+def test_no_network_of_one_layer_is_below_the_least_latency() -> None:
+    made = setting("5ms")  # on the A100 a wider network of one layer is quicker than the narrowest
+    choices = made.candidates.choices
+    free = [i for i, c in enumerate(choices.choices) if c.name.startswith(("embed", "layers.0."))]
+    every = np.stack(np.meshgrid(*(np.arange(choices.sizes[i]) for i in free)), -1)
+    genomes = np.zeros((every.size // len(free), len(choices)), dtype=np.int64)
+    genomes[:, free] = every.reshape(-1, len(free))
+    bounds = made.costs.costs(choices.canonical(genomes))["latency_ms_upper"]
+    least, _ = made.costs.extreme("latency_ms_upper", largest=False)
+    assert least == pytest.approx(bounds.min(), rel=1e-9)
+
+
 @pytest.mark.parametrize("budget", ["1us", "params<=1k", "memory<=1KiB", "macs<=100"])
 def test_an_impossible_budget_names_one_that_is_met(budget: str) -> None:
     with pytest.raises(BudgetError, match="least it can reach") as caught:
