@@ -68,7 +68,7 @@ ENERGY_SHARE = 0.3
 #: Architectures of a space that get timed as whole networks, and of them those kept out of fits.
 ARCHITECTURES, FEWEST_ARCHITECTURES, HELD_OUT_EVERY = 16, 4, 4
 #: Standard deviation of the log by which a CPU is slower minutes after its profile, beyond what the
-#: profile's processes differ by: of twenty fronts on a shared virtual machine (benchmarks/README.md).
+#: profile's processes differ by: of twenty fronts on a shared machine (benchmarks/README.md).
 #: A quieter machine's bounds are wider than they need be by about as much.
 SESSIONS_APART = 0.03
 #: Values that stand for that distribution, and for that of all that a later reading may differ by.

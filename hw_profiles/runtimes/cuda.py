@@ -90,7 +90,9 @@ def compiled(call: Any, **options: Any) -> Call:
 
 
 def captured(call: Call, device: str) -> Call:
-    """The call's kernels as a graph that is replayed; its tensors stay alive with it.
+    """The call's kernels as a graph that is replayed.
+
+    A graph holds addresses, not tensors: what the call reads and writes stays alive with it.
 
     Raises:
         MeasureError: if the call cannot be captured.
@@ -112,7 +114,7 @@ def captured(call: Call, device: str) -> Call:
             f"a network cannot be captured as a CUDA graph ({first}).", "Use --runtime eager."
         ) from None
 
-    def replay(kept: object = outputs) -> None:
+    def replay(kept: object = (call, outputs)) -> None:
         graph.replay()
 
     return replay

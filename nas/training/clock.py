@@ -14,6 +14,7 @@ class Clock:
 
     Attributes:
         start_share: of the training that was done before this call.
+        start_steps: share of its steps; less where a time limit had hastened it.
         seconds_before: that it took.
         subnets: trained in the steps of this call.
     """
@@ -22,12 +23,28 @@ class Clock:
         self.began = time.monotonic()
         self.limit_s = limit_s
         self.start_share = 0.0
+        self.start_steps = 0.0
         self.seconds_before = 0.0
         self.subnets = 0
 
     def spent(self) -> float:
         """Seconds of this call."""
         return time.monotonic() - self.began
+
+    def by_steps(self, steps: float) -> float:
+        """Share of the training that is done by a share of its steps.
+
+        Continued, what is left of the training goes with what is left of the steps.
+
+        >>> clock = Clock(None)
+        >>> clock.start_share, clock.start_steps = 0.6, 0.2
+        >>> clock.by_steps(0.2), round(clock.by_steps(0.6), 3), clock.by_steps(1.0)
+        (0.6, 0.8, 1.0)
+        """
+        if steps >= 1:
+            return 1.0
+        ahead = self.start_share - self.start_steps
+        return steps + ahead * (1 - steps) / (1 - self.start_steps)
 
     def by_time(self) -> float:
         """Share of the training that is done by the limit; 0 without one."""

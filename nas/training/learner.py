@@ -127,9 +127,9 @@ class Learner:
             self._copy(own)
 
     def finish(self) -> Supernet:
-        """The network as it is kept, in evaluation mode, the largest subnet active."""
+        """The network as it is kept: in evaluation mode on the processor, its largest active."""
         self._copy(self.average)
-        return self.network.activate(self.network.space.largest()).eval()
+        return self.network.activate(self.network.space.largest()).eval().cpu()
 
     @torch.no_grad()
     def _copy(self, weights: Mapping[str, Tensor]) -> None:

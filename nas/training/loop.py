@@ -252,7 +252,8 @@ class _Job:
     def _epochs(self) -> Training:
         recipe, clock = self.recipe, self.clock
         self.by_time = clock.start_share
-        share = max(min(len(self.history) / recipe.epochs, 1.0), clock.start_share)
+        share = clock.start_share
+        ended_by = "time"
         for epoch in range(len(self.history), recipe.epochs):
             losses, share = self._epoch(epoch, share)
             entry: dict[str, float] = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
@@ -265,10 +266,11 @@ class _Job:
             figures = {k: v for k, v in entry.items() if k not in ("epoch", "share")}
             self.log(figures, (epoch + 1) * self.steps)
             if share >= 1:
+                if (epoch + 1, len(losses)) == (recipe.epochs, self.steps):
+                    ended_by = "epochs"
                 break
             if self.checkpoint is not None and self.world.first:
                 self._save(self.checkpoint)
-        ended_by = "epochs" if len(self.history) == recipe.epochs else "time"
         seconds = self.history[-1]["seconds"]
         return Training(self.learner.finish(), self.history, seconds, ended_by)
 
@@ -294,7 +296,7 @@ class _Job:
             if step == 1:
                 recipe.begin_epoch(moment, self.learner)
             rate = self.schedule.rate(share, by_steps)
-            with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else None):
+            with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device]):
                 torch.manual_seed(self._step_seed(epoch, step))
                 subnets = recipe.subnets(self.space, moment, rng)
                 past.insert(0, list(self._turns(chosen, moment, subnets)))
@@ -391,7 +393,7 @@ class _Job:
     def _tell(self, epoch: int, step: int, losses: list[float], by_time: float) -> float:
         epochs = self.recipe.epochs
         by_steps = (epoch * self.steps + step) / (epochs * self.steps)
-        share = min(max(by_steps, by_time), 1.0)
+        share = min(max(self.clock.by_steps(by_steps), by_time), 1.0)
         if self.world.first:
             last = self.history[-1] if self.history else {}
             known = {k.removeprefix("quality_"): v for k, v in last.items() if "quality_" in k}
@@ -448,4 +450,5 @@ class _Job:
         self.learner.load(path, tensors)
         self.history, self.stage, self.learner.updates = list(history), stage, updates
         self.clock.start_share = self.history[-1]["share"]
+        self.clock.start_steps = len(self.history) / self.recipe.epochs
         self.clock.seconds_before = self.history[-1]["seconds"]

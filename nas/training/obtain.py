@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,8 +152,10 @@ def own_supernet(space: SearchSpace, digest: str, data: Dataset) -> TrainedSuper
 
 def _line(p: Progress) -> str:
     known = "".join(f", {name} {p.metric.format(value)}" for name, value in p.qualities.items())
-    minutes, seconds = divmod(round(p.seconds_left), 60) if p.seconds_left < 1e6 else (0, 0)
-    left = f", {minutes}:{seconds:02} left"
+    left = ""
+    if math.isfinite(p.seconds_left):
+        minutes, seconds = divmod(round(p.seconds_left), 60)
+        left = f", {minutes}:{seconds:02} left"
     stage = "" if p.stage == "all" else f" ({p.stage})"
     return f"epoch {p.epoch}/{p.epochs}{stage}, loss {p.loss:.3f}{known}{left}"
 

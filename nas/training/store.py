@@ -23,6 +23,7 @@ from nas.data.dataset import fingerprint as hash_of
 from nas.errors import CheckpointError
 from nas.paths import cache_dir
 from nas.training.checkpoint import check_tensors, read_tensors, write_kept, write_tensors
+from nas.training.evaluate import MOST_EXAMPLES
 from nas.training.init import Initial
 from nas.training.loop import Training
 from nas.training.recipe import Recipe
@@ -227,8 +228,7 @@ def save_supernet(
         "metric": data.metric.name,
         "quality_largest": trained.history[-1]["quality_largest"],
         "quality_smallest": trained.history[-1]["quality_smallest"],
-        # A time limit also bounds how many examples the last evaluation sees.
-        "quality_part": "validation" + (", a sample" if trained.ended_by == "time" else ""),
+        "quality_part": f"validation, at most {min(len(data.validation), MOST_EXAMPLES)} examples",
         "history": trained.history,
         "seconds": trained.seconds,
         "ended_by": trained.ended_by,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -116,6 +118,23 @@ def test_a_graph_is_captured_warm_and_then_only_replayed(monkeypatch: pytest.Mon
     made()
     made()
     assert graphs.log == [*expected, "replay", "replay"]
+
+
+def test_a_graph_keeps_the_tensors_that_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    Graphs(monkeypatch)
+    weight = torch.ones(3)
+    alive = weakref.ref(weight)
+
+    def call(weight: torch.Tensor = weight) -> torch.Tensor:
+        return weight + 1
+
+    made = cuda.prepared(call, "cudagraph")
+    del call, weight
+    gc.collect()
+    assert alive() is not None
+    del made
+    gc.collect()
+    assert alive() is None
 
 
 def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,47 @@ def test_interrupted_and_continued_ends_in_the_same_weights(
         assert weight.equal(parts.network.state_dict()[name]), name
 
 
+def test_continued_without_its_time_limit_a_training_goes_on_from_where_it_stood(
+    tiny: Sandwich, space: SearchSpace, data: Dataset, tmp_path: Path
+) -> None:
+    recipe, checkpoint = replace(tiny, epochs=100_000), tmp_path / "unfinished"
+    stood: list[Progress] = []
+
+    def stop(now: Progress) -> None:
+        if stood and now.epoch > stood[0].epoch and now.step < now.steps:
+            raise _Interrupted
+        if now.share > 0.3 and now.step == now.steps:
+            stood[:] = [now]
+
+    with pytest.raises(_Interrupted):
+        fit(space, data, recipe, 0, time_limit_s=4.0, progress=stop, checkpoint=checkpoint)
+    told: list[Progress] = []
+
+    def look(now: Progress) -> None:
+        told.append(now)
+        if len(told) == 3:
+            raise _Interrupted
+
+    with pytest.raises(_Interrupted):
+        fit(space, data, recipe, 0, progress=look, checkpoint=checkpoint)
+    shares = [now.share for now in told]
+    assert told[0].epoch == stood[0].epoch + 1
+    assert stood[0].share <= shares[0] < shares[1] < 1
+    assert shares[-1] < stood[0].share + 0.01  # of 100,000 epochs three steps are little
+
+
+def test_time_that_is_up_inside_the_last_epoch_ends_the_training(
+    tiny: Sandwich, space: SearchSpace, data: Dataset
+) -> None:
+    recipe = replace(tiny, epochs=1, examples_per_epoch=None, random_subnets=20)
+    steps: list[int] = []
+    trained = fit(
+        space, data, recipe, 0, time_limit_s=0.5, progress=lambda now: steps.append(now.step)
+    )
+    assert steps[-1] < len(data.train) // recipe.batch_size
+    assert trained.ended_by == "time"
+
+
 def test_another_seed_ends_in_other_weights(
     tiny: Sandwich, space: SearchSpace, data: Dataset
 ) -> None:
