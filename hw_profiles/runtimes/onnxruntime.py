@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 
@@ -22,13 +24,19 @@ MIX = (
 )
 
 
-def open_session(model: str | bytes, threads: int = 1) -> ort.InferenceSession:
+def open_session(
+    model: str | bytes, threads: int = 1, optimised_to: Path | None = None
+) -> ort.InferenceSession:
     """A session on the CPU.
+
+    Weights that a file dequantizes are multiplied by the inputs as they are: by default ONNX
+    Runtime makes an operator of both that also rounds the inputs to 8 bits.
 
     Args:
         model: path of a file, or the serialised model.
-        threads: that one call may use. They do not spin between calls: a spinning pool takes the
-            cores of whatever else runs.
+        threads: that one call may use, 0 for a core each. They do not spin between calls: a
+            spinning pool takes the cores of whatever else runs.
+        optimised_to: file to write the graph to that it really runs.
 
     Raises:
         MeasureError: if the model cannot be run here.
@@ -38,6 +46,9 @@ def open_session(model: str | bytes, threads: int = 1) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if optimised_to is not None:
+        options.optimized_model_filepath = str(optimised_to)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class of their own

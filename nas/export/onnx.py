@@ -254,24 +254,16 @@ def count_quantized(model: onnx.ModelProto, runtime: str = "onnxruntime") -> dic
 
 
 def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph that an ONNX Runtime session really runs after its optimisations."""
-    import onnxruntime as ort
+    """The graph that an ONNX Runtime session really runs after its optimisations.
+
+    Raises:
+        MeasureError: if ONNX Runtime refuses the model.
+    """
+    from hw_profiles.runtimes.onnxruntime import open_session
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(path)
-        try:
-            ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its exceptions share no base class of their own
-            first = (str(error).splitlines() or [""])[0]
-            raise ExportError(
-                f"ONNX Runtime refuses the model ({first}).", "Check the versions: `nas doctor`."
-            ) from error
+        open_session(model.SerializeToString(), optimised_to=path)
         return onnx.load(path)
 
 
@@ -289,6 +281,7 @@ def check_quantized(
 
     Raises:
         ExportError: if the numbers differ from the policy's.
+        MeasureError: if ONNX Runtime refuses the model.
     """
     expected = dict(Counter(s.name for s in planned(policy, group_modules, runtime).values()))
     graphs = {"file": model}

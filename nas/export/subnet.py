@@ -154,13 +154,11 @@ def run_onnx(model: Path | bytes, inputs: Tensor, batch_size: int) -> Tensor:
 
     The last batch is filled up with its own first example.
     """
-    import onnxruntime
     import torch
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    source = model if isinstance(model, bytes) else str(model)
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    from hw_profiles.runtimes.onnxruntime import open_session
+
+    session = open_session(model if isinstance(model, bytes) else str(model), threads=0)
     name = session.get_inputs()[0].name
     found = []
     for part in inputs.split(batch_size):
