@@ -9,6 +9,7 @@ exchangeable with the calibration ones, whatever the predictor.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,16 @@ Array = NDArray[np.float64]
 MIN_SCALE = 1e-3
 
 
-def conformal_quantile(scores: Array, coverage: float) -> float:
+def conformal_quantile(
+    scores: Array, coverage: float, drift: Sequence[float] | Array = (0.0,)
+) -> float:
     """The score that a further one stays under with probability of at least `coverage`.
+
+    Args:
+        scores: of measurements that are exchangeable with the further one.
+        coverage: wanted.
+        drift: values, equally likely, of what is added to the further one and is independent of
+            them. They are no measurements: how many there are promises nothing.
 
     Raises:
         ValueError: if there are too few scores to promise that coverage.
@@ -30,7 +39,9 @@ def conformal_quantile(scores: Array, coverage: float) -> float:
     if rank > len(scores):
         needed = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise ValueError(f"coverage {coverage:g} needs at least {needed} held-out measurements")
-    return float(np.sort(scores)[rank - 1])
+    sums = np.sort(np.add.outer(scores, np.asarray(drift)).ravel())
+    rank = math.ceil((len(scores) + 1) * coverage * len(drift))
+    return float(sums[min(rank, len(sums)) - 1])
 
 
 class UpperBound:

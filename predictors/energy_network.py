@@ -35,8 +35,7 @@ class MeasuredSumEnergy(MeasuredSum, EnergyPredictor):
 
     def __init__(self, profile: DeviceProfile, model: NetworkModel) -> None:
         ops = [op for op in profile.ops if op.energy is not None]
-        n_networks = sum(network.energy is not None for network in profile.networks)
-        super().__init__(profile, model, ops, n_networks, ENERGY)
+        super().__init__(profile, model, ops, ENERGY)
 
 
 def fit_energy_model(

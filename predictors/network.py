@@ -134,7 +134,7 @@ class MeasuredSum(NetworkPredictor):
     Args:
         profile: the target.
         model: fitted by `fit_sum`.
-        ops, n_networks: of the profile, that were measured so.
+        ops: of the profile, that were measured so.
         quantity: what was measured.
     """
 
@@ -143,7 +143,6 @@ class MeasuredSum(NetworkPredictor):
         profile: DeviceProfile,
         model: NetworkModel,
         ops: Sequence[OpTiming],
-        n_networks: int,
         quantity: Quantity,
     ) -> None:
         self._features = Features(ops, quantity)
@@ -157,8 +156,7 @@ class MeasuredSum(NetworkPredictor):
         runtime = profile.runtime
         self.provenance = (
             f"measured on {profile.device.name}, {runtime.name} {runtime.version}, "
-            f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}: {len(ops)} ops "
-            f"calibrated on {n_networks} networks"
+            f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}: {model.source}"
         )
 
     def op_features(self, ops: Sequence[Op]) -> Array:
@@ -174,7 +172,7 @@ class MeasuredSumLatency(MeasuredSum, LatencyPredictor):
     """The calibrated sum of measured op times of a profile."""
 
     def __init__(self, profile: DeviceProfile, model: NetworkModel) -> None:
-        super().__init__(profile, model, profile.ops, len(profile.networks), LATENCY)
+        super().__init__(profile, model, profile.ops, LATENCY)
 
 
 def fit_network_model(
@@ -266,10 +264,9 @@ def _fitted_sum(
 ) -> NetworkModel:
     """The sum fitted to some networks, its bound set by those scores, its error on others."""
     features = fitted.features
-    if len(drift):
-        scores = np.add.outer(scores, np.asarray(drift)).ravel()
     try:
-        ratio = float(np.exp(max(conformal_quantile(scores, coverage_wanted), 0.0)))
+        upper = conformal_quantile(scores, coverage_wanted, drift if len(drift) else (0.0,))
+        ratio = float(np.exp(max(upper, 0.0)))
     except ValueError as few:
         raise _too_few(fitted.networks, str(few)) from None
     trust = np.where(fitted.unstable, UNSTABLE_WEIGHT, 1.0)

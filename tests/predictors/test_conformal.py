@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import erfinv
 
 from predictors.conformal import UpperBound, conformal_quantile
 
@@ -29,6 +30,20 @@ def test_coverage_on_fresh_timings(coverage: float) -> None:
         predicted, measured = _timings(2000, 1000 + seed)
         held.append(np.mean(measured <= predicted * bound.ratio(predicted)))
     assert np.mean(held) == pytest.approx(coverage, abs=0.015)
+
+
+@pytest.mark.parametrize("n", [9, 12, 40])
+def test_drift_does_not_count_as_measurements(n: int) -> None:
+    rng = np.random.default_rng(0)
+    drift = 0.5 * np.sqrt(2) * erfinv(2 * (np.arange(199) + 0.5) / 199 - 1)  # normal, deviation 0.5
+    held = []
+    for _ in range(2000):
+        bound = conformal_quantile(rng.standard_normal(n), 0.9, drift)
+        further = rng.standard_normal(100) + 0.5 * rng.standard_normal(100)
+        held.append(np.mean(further <= bound))
+    assert np.mean(held) >= 0.89
+    with pytest.raises(ValueError, match="at least 9"):
+        conformal_quantile(rng.standard_normal(8), 0.9, drift)
 
 
 def test_the_bound_is_narrower_where_errors_are_smaller() -> None:

@@ -116,7 +116,7 @@ def test_networks_that_were_not_metered_are_predicted_and_bounded() -> None:
     assert mape(truth, mean) < 4
     assert 0.82 < coverage(truth, upper) <= 0.99
     assert np.all(upper >= mean)
-    assert f"{sum(op.energy is not None for op in OPS)} ops calibrated on 60" in found.provenance
+    assert f"{sum(op.energy is not None for op in OPS)} ops and 60 networks metered" in found.provenance
 
 
 def test_what_the_duration_differs_by_elsewhere_widens_the_bound() -> None:
