@@ -35,12 +35,12 @@ def conformal_quantile(
     >>> conformal_quantile(np.arange(1.0, 20.0), 0.9)
     18.0
     """
-    rank = math.ceil((len(scores) + 1) * coverage)
+    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
     if rank > len(scores):
         needed = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise ValueError(f"coverage {coverage:g} needs at least {needed} held-out measurements")
     sums = np.sort(np.add.outer(scores, np.asarray(drift)).ravel())
-    rank = math.ceil((len(scores) + 1) * coverage * len(drift))
+    rank = math.ceil((len(scores) + 1) * coverage * len(drift) - 1e-9)
     return float(sums[min(rank, len(sums)) - 1])
 
 

@@ -202,7 +202,7 @@ def fit_sum(
         networks: measured whole; those marked `held_out` only state the error.
         drift: log ratios of a reading in other processes to the one that is fitted, as further
             uncertainty of a network that is measured there.
-        coverage_wanted: of the upper bound.
+        coverage_wanted: of the upper bound; what few networks can promise is less.
 
     Raises:
         ProfileError: if there are too few networks.
@@ -264,11 +264,12 @@ def _fitted_sum(
 ) -> NetworkModel:
     """The sum fitted to some networks, its bound set by those scores, its error on others."""
     features = fitted.features
-    try:
-        upper = conformal_quantile(scores, coverage_wanted, drift if len(drift) else (0.0,))
-        ratio = float(np.exp(max(upper, 0.0)))
-    except ValueError as few:
-        raise _too_few(fitted.networks, str(few)) from None
+    if not len(scores):
+        raise _too_few(fitted.networks, "none was predicted by a fit that had not seen it")
+    # few networks promise less: their largest error is not exceeded by one in so many further
+    promised = min(coverage_wanted, len(scores) / (len(scores) + 1))
+    upper = conformal_quantile(scores, promised, drift if len(drift) else (0.0,))
+    ratio = float(np.exp(max(upper, 0.0)))
     trust = np.where(fitted.unstable, UNSTABLE_WEIGHT, 1.0)
     model = Calibration(features.ops.quantizable).fit(fitted.x, fitted.y, trust)
     error = None
@@ -289,7 +290,7 @@ def _fitted_sum(
         provenance="measured",
         source=f"{features.n_ops} ops and {len(fitted.networks)} networks {quantity.measured} on "
         "this device",
-        coverage=coverage_wanted,
+        coverage=round(promised, 4),
         error=error,
     )
 

@@ -116,7 +116,8 @@ def test_networks_that_were_not_metered_are_predicted_and_bounded() -> None:
     assert mape(truth, mean) < 4
     assert 0.82 < coverage(truth, upper) <= 0.99
     assert np.all(upper >= mean)
-    assert f"{sum(op.energy is not None for op in OPS)} ops and 60 networks metered" in found.provenance
+    n_ops = sum(op.energy is not None for op in OPS)
+    assert f"{n_ops} ops and 45 networks metered" in found.provenance  # of 60, 15 kept out
 
 
 def test_what_the_duration_differs_by_elsewhere_widens_the_bound() -> None:
@@ -132,8 +133,10 @@ def test_too_little_is_said() -> None:
     networks = metered_networks(60, 0, 0.01)
     with pytest.raises(ProfileError, match="8 networks are too few"):
         fit_energy_model(OPS, networks[:10])
-    with pytest.raises(ProfileError, match=r"10 networks are too few .*coverage 0\.9 needs"):
-        fit_energy_model(OPS, networks[:13])
+    few = fit_energy_model(
+        OPS, networks[:13]
+    )  # of ten fitted, eight or fewer were predicted unseen
+    assert 0.75 <= few.coverage <= 8 / 9
     blind = [op if op.kind != "gelu" else op.model_copy(update={"energy": None}) for op in OPS]
     classes = {(op.kind, op.precision) for op in OPS}
     with pytest.raises(ProfileError, match=f"1 of {len(classes)} kinds of op were not metered"):
