@@ -192,14 +192,16 @@ def _class_names(name: str, split: Any, column: str) -> tuple[str, ...]:
 def _labels(
     name: str, values: Any, class_names: tuple[str, ...], feature: Any
 ) -> NDArray[np.int64]:
-    """Indices into the names; a ClassLabel has them already."""
-    if hasattr(feature, "names"):
-        known: dict[Any, int] = {at: at for at in range(len(class_names))}
-        found = [known.get(value, -1) for value in values]
-    else:
-        known = {each: at for at, each in enumerate(class_names)}
-        found = [known.get(str(value), -1) for value in values]
-    labels = np.array(found, np.int64)
+    """Indices into the names, which are of the train split.
+
+    A ClassLabel's values are indices into names of its own, in another order perhaps.
+    """
+    at = {each: i for i, each in enumerate(class_names)}
+    named = hasattr(feature, "names")
+    known: dict[Any, int] = at
+    if named:
+        known = {i: at.get(each, -1) for i, each in enumerate(feature.names)}
+    labels = np.array([known.get(v if named else str(v), -1) for v in values], np.int64)
     if (labels < 0).any():
         raise UsageError(f"hf:{name} has examples without a label of train's classes.", SUPPORTED)
     return labels

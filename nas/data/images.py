@@ -65,7 +65,13 @@ def decode(where: object, content: bytes, input_shape: tuple[int, ...]) -> NDArr
     try:
         with image_module.open(io.BytesIO(content)) as image:
             return _fit(image, input_shape)
-    except (UnidentifiedImageError, OSError, image_module.DecompressionBombError) as error:
+    except (  # a broken PNG is a SyntaxError, or a ValueError
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        image_module.DecompressionBombError,
+    ) as error:
         unknown = isinstance(error, UnidentifiedImageError)  # which names a buffer in memory
         said = "no format that Pillow knows" if unknown else error
         raise UsageError(

@@ -195,7 +195,7 @@ def _cached(name: str) -> Path:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {_line(error)}.", "Fetch or copy the file again."
         ) from None

@@ -245,7 +245,7 @@ def save_supernet(
 def _config(path: Path) -> tuple[Path, dict[str, Any]]:
     try:
         config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}).", f"Delete {path.parent} and train anew."
         ) from None

@@ -133,10 +133,8 @@ def test_too_little_is_said() -> None:
     networks = metered_networks(60, 0, 0.01)
     with pytest.raises(ProfileError, match="8 networks are too few"):
         fit_energy_model(OPS, networks[:10])
-    few = fit_energy_model(
-        OPS, networks[:13]
-    )  # of ten fitted, eight or fewer were predicted unseen
-    assert 0.75 <= few.coverage <= 8 / 9
+    few = fit_energy_model(OPS, networks[:13])  # of ten fitted, eight were predicted unseen
+    assert few.coverage == pytest.approx(8 / 9, abs=1e-3)
     blind = [op if op.kind != "gelu" else op.model_copy(update={"energy": None}) for op in OPS]
     classes = {(op.kind, op.precision) for op in OPS}
     with pytest.raises(ProfileError, match=f"1 of {len(classes)} kinds of op were not metered"):

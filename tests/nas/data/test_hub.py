@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nas.data import load_dataset
+from nas.data.hub import _labels
 from nas.errors import UsageError
 
 SHAPE = (3, 8, 8)
@@ -72,6 +73,14 @@ def test_a_saved_folder_of_images(library: Any, tmp_path: Path) -> None:
     again = load_dataset(f"hf:{tmp_path / 'saved'}", SHAPE, "image")
     assert again.fingerprint == data.fingerprint
     assert load_dataset(f"hf:{tmp_path / 'saved'}", (1, 8, 8)).fingerprint != data.fingerprint
+
+
+def test_a_split_may_have_its_classes_in_another_order() -> None:
+    train, other = ("bird", "cat", "dog"), SimpleNamespace(names=["cat", "dog", "bird"])
+    assert _labels("animals", [0, 1, 2, 0], train, other).tolist() == [1, 2, 0, 1]
+    assert _labels("animals", ["dog", "bird"], train, object()).tolist() == [2, 0]
+    with pytest.raises(UsageError, match="without a label of train's classes"):
+        _labels("animals", [0, 1], train, SimpleNamespace(names=["cat", "cow"]))
 
 
 def test_a_single_saved_split_is_train(library: Any, tmp_path: Path) -> None:

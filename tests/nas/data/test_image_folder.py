@@ -73,6 +73,15 @@ def test_unreadable_image(tmp_path: Path) -> None:
         load_dataset(root, SHAPE)
 
 
+@pytest.mark.parametrize("kept", [20, 40, 60])
+def test_truncated_image(tmp_path: Path, kept: int) -> None:
+    root = _fill(tmp_path, {"train": 1, "val": 2})
+    image = root / "val" / "dog" / "1.png"
+    image.write_bytes(image.read_bytes()[:kept])
+    with pytest.raises(UsageError, match=r"1\.png cannot be read as an image"):
+        load_dataset(root, SHAPE)
+
+
 def test_folder_needs_a_space(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Name the space"):
         load_dataset(_fill(tmp_path, {"train": 1, "val": 2}))
