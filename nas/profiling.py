@@ -73,6 +73,9 @@ ARCHITECTURES, FEWEST_ARCHITECTURES, HELD_OUT_EVERY = 16, 4, 4
 SESSIONS_APART = 0.03
 #: Values that stand for that distribution, and for that of all that a later reading may differ by.
 NODES, QUANTILES = 9, 199
+#: Seconds for the models of a front: all of them, and one in one process. Networks of a millisecond
+#: take a twentieth of it; each must be read once, which is six calls.
+LEAST_LIMIT_S, MODEL_LIMIT_S = 60.0, 5.0
 #: Packages whose versions a profile names, the runtime's own first; PyTorch's unless given.
 PACKAGES = {
     "onnxruntime": ("onnxruntime", "onnx", "torch"),
@@ -451,16 +454,26 @@ def measure_models(
     *,
     threads: int = 1,
     processes: int = 3,
-    time_limit_s: float = 60.0,
+    time_limit_s: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Measured:
     """Time ONNX models as `profile_device` times networks of this CPU, in processes of their own.
 
+    Args:
+        models: all of them are timed.
+        threads: that a network may use.
+        processes: that measure, one after another.
+        time_limit_s: for all; a minute, or more where there are many models, unless given.
+        seed: of their order.
+        progress: told a line and the share done.
+
     Raises:
         MeasureError: if a model cannot be run here, or the time was too short for all of them.
     """
     harness = require_harness("cpu", threads=threads)
+    if time_limit_s is None:
+        time_limit_s = max(LEAST_LIMIT_S, processes * len(models) * MODEL_LIMIT_S)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.onnx" for i in range(len(models))]
         for path, model in zip(paths, models, strict=True):
@@ -475,6 +488,7 @@ def measure_models(
         )
     if not all(readings.jobs):
         raise MeasureError(
-            "the time was too short to measure every network.", "Allow more, or measure fewer."
+            f"{time_limit_s:.0f} s were too short to time all {len(models)} networks.",
+            "Try again when the machine is less busy, or search under a tighter --budget.",
         )
     return Measured([timing(found) for found in readings.jobs], readings.anchor.undisturbed_ms)
