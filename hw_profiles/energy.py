@@ -26,6 +26,8 @@ from hw_profiles.nvml import Gpu, known, open_gpu
 POWERCAP = Path("/sys/class/powercap")
 #: Time between looks at a counter, and without a move after which it counts as stuck.
 LOOK_S, STUCK_S = 0.005, 1.0
+#: Work between two readings inside a window.
+READ_S = 0.1
 #: Time between power samples, and load before the first: some GPUs show the mean of a second.
 SAMPLE_S, SETTLE_S = 0.02, 1.0
 
@@ -128,9 +130,9 @@ class EnergyMeter(ABC):
         settled = self.now() + self.settle_s
         made = 0
 
-        def work() -> None:
+        def work(seconds: float = LOOK_S) -> None:
             nonlocal made
-            end = self.now() + LOOK_S
+            end = self.now() + seconds
             while True:
                 call()
                 made += 1
@@ -151,7 +153,7 @@ class EnergyMeter(ABC):
                     return None
                 begin, start_mj, before = *edge, made
                 while self.now() - begin < seconds:
-                    work()
+                    work(min(READ_S, seconds))  # the device idles while the counter is read
                     self.read_mj()
                 edge = self._edge(work)
                 if edge is None or edge[1] <= start_mj:

@@ -55,6 +55,11 @@ class Harness:
         return f"hw_profiles.runtimes.{name}"
 
     @property
+    def replays_ops(self) -> bool:
+        """Whether ops are timed as graphs, in whose time there is nothing of the host's."""
+        return self.kind == "cuda" and self.runtime != "eager"
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """Of every factory of calls."""
         if self.kind == "cpu":

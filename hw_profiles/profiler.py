@@ -309,6 +309,7 @@ def run_process(request: dict[str, Any], threads: int) -> dict[str, Any]:
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML, which tells name, power and energy, numbers
     }
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "jobs.json", Path(folder) / "results.json"

@@ -19,29 +19,34 @@ MIN_SCALE = 1e-3
 
 
 def conformal_quantile(
-    scores: Array, coverage: float, drift: Sequence[float] | Array = (0.0,)
+    scores: Array, coverage: float, drift: Sequence[float] | Array = ()
 ) -> float:
     """The score that a further one stays under with probability of at least `coverage`.
 
     Args:
         scores: of measurements that are exchangeable with the further one.
         coverage: wanted.
-        drift: values, equally likely, of what is added to the further one and is independent of
-            them. They are no measurements: how many there are promises nothing.
+        drift: values, equally likely, of what is added to the further one, independently. They are
+            no measurements: what few scores cannot promise is made up for as if there were none.
 
     Raises:
         ValueError: if there are too few scores to promise that coverage.
 
     >>> conformal_quantile(np.arange(1.0, 20.0), 0.9)
     18.0
+    >>> conformal_quantile(np.arange(1.0, 20.0), 0.9, [2.0])
+    20.0
     """
     rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
     if rank > len(scores):
         needed = math.ceil(coverage / (1 - coverage) - 1e-9)
         raise ValueError(f"coverage {coverage:g} needs at least {needed} held-out measurements")
-    sums = np.sort(np.add.outer(scores, np.asarray(drift)).ravel())
-    rank = math.ceil((len(scores) + 1) * coverage * len(drift) - 1e-9)
-    return float(sums[min(rank, len(sums)) - 1])
+    promised = np.sort(scores)[rank - 1]
+    if not len(drift):
+        return float(promised)
+    moved = np.add.outer(scores, np.asarray(drift))
+    seen, seen_moved = (np.quantile(values, coverage, method="hazen") for values in (scores, moved))
+    return float(seen_moved + (promised - seen))
 
 
 class UpperBound:

@@ -268,7 +268,7 @@ def _fitted_sum(
         raise _too_few(fitted.networks, "none was predicted by a fit that had not seen it")
     # few networks promise less: their largest error is not exceeded by one in so many further
     promised = min(coverage_wanted, len(scores) / (len(scores) + 1))
-    upper = conformal_quantile(scores, promised, drift if len(drift) else (0.0,))
+    upper = conformal_quantile(scores, promised, drift)
     ratio = float(np.exp(max(upper, 0.0)))
     trust = np.where(fitted.unstable, UNSTABLE_WEIGHT, 1.0)
     model = Calibration(features.ops.quantizable).fit(fitted.x, fitted.y, trust)

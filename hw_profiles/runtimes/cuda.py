@@ -34,6 +34,8 @@ FLUSH_BYTES = 2**28
 #: Calls before a graph is captured: libraries choose and allocate in the first ones.
 BEFORE_CAPTURE = 3
 _numbers = itertools.count()
+# float32 is measured as such: convolutions alone would run in TF32 by default
+torch.backends.cudnn.allow_tf32 = False
 
 
 def _mix(native: str) -> list[Op]:

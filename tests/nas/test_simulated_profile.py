@@ -86,8 +86,9 @@ def test_what_is_fitted_holds_on_networks_that_were_not_timed(gpu: FakeNvml) -> 
     # layouts differ by: no fit can be under 2.7 %
     assert 2.0 < found.min() <= found.max() < 4.0
     assert abs(np.mean(stated) - found.mean()) < 1.5
-    # 90 % are promised, but twelve networks set the bound: single profiles scatter by 6 %
-    assert 0.82 <= np.mean([c for _, c in results]) <= 0.98
+    # 90 % are promised in a session as much slower as processes are, which this one is not; and
+    # ten networks set the bound: single profiles scatter by 6 %
+    assert 0.88 <= np.mean([c for _, c in results]) <= 0.99
 
 
 def test_the_bound_allows_for_a_session_as_much_slower_as_one_process_than_another(
@@ -152,7 +153,8 @@ def test_energy_of_networks_that_were_not_metered_is_predicted(
     assert mape(truth, mean) < 5
     assert np.all(upper >= mean)
     # processes are up to 4 % slower than the one that metered: the bound allows for it
-    assert coverage(1.03 * np.array(truth), upper) >= 0.85
+    assert made.energy.coverage == 0.875  # what seven networks can promise
+    assert coverage(1.03 * np.array(truth), upper) == pytest.approx(0.875, abs=0.06)
     assert "energy: error on" in "\n".join(describe_profile(made))
 
 
