@@ -6,6 +6,16 @@ import difflib
 from collections.abc import Iterable
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error, without its full stop, to be part of a message.
+
+    >>> first_line(ValueError("no such shape.\\nand more")), first_line(KeyError())
+    ('no such shape', 'KeyError')
+    """
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
+
+
 class NasError(Exception):
     """Root of all errors raised on purpose.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hw_profiles.errors import first_line
 from nas.archive import open_study
 from nas.candidate import CandidateSpace
 from nas.data.metric import ACCURACY, METRICS, metric_of
@@ -277,9 +278,8 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
     except NasError:
         raise
     except Exception as error:  # Optuna passes on what SQLAlchemy and the driver raise
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise StorageError(
-            f"the Optuna storage {hide_password(url)} cannot be used: {said}.",
+            f"the Optuna storage {hide_password(url)} cannot be used: {first_line(error)}.",
             "Give a SQLAlchemy URL such as sqlite:///optuna.db.",
         ) from None
     finally:

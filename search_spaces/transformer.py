@@ -22,6 +22,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
+def initialise(module: nn.Module) -> None:
+    """Weights of a linear layer whose outputs spread as its inputs do, and no bias."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+        nn.init.zeros_(module.bias)
+
+
 class Mlp(nn.Module):
     """Feed-forward layer; fewer hidden units are a prefix of them."""
 

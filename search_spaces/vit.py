@@ -23,7 +23,7 @@ from hw_profiles.op import Op
 from search_spaces.choices import Choice, ChoiceSet, Condition, Value
 from search_spaces.elastic import Supernet, Toolbox, resample_positions
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
-from search_spaces.transformer import EPS, GROUPS, Layer, sort_layers
+from search_spaces.transformer import EPS, GROUPS, Layer, initialise, sort_layers
 
 # --- sizes --------------------------------------------------------------------------------------
 
@@ -100,19 +100,13 @@ class VisionTransformer(nn.Module):
         )
         self.norm = tools.layer_norm(embed, EPS)
         self.head = tools.linear(embed, sizes.n_classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.tokens(self.patch_embed(images).flatten(2).transpose(1, 2))
         x = self.layers(x)
         logits: Tensor = self.head(self.norm(x[:, 0]))
         return logits
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-        nn.init.zeros_(module.bias)
 
 
 # --- the space ----------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from hw_profiles.op import Op
 from search_spaces.choices import Choice, ChoiceSet, Condition, Value
 from search_spaces.elastic import Supernet, Toolbox
 from search_spaces.space import Architecture, Block, LayerOp, SearchSpace, register_space
-from search_spaces.transformer import EPS, GROUPS, Layer, sort_layers
+from search_spaces.transformer import EPS, GROUPS, Layer, initialise, sort_layers
 
 # --- sizes --------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class ViTResNAS(nn.Module):
         self.stages = nn.ModuleList(Stage(tools, sizes, s, arch) for s in range(n))
         self.norm = tools.layer_norm(last, EPS)
         self.head = tools.linear(last, sizes.n_classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.tokens(self.stem(images))
@@ -240,12 +240,6 @@ class ViTResNAS(nn.Module):
             x = stage(x)
         logits: Tensor = self.head(self.norm(x[:, 0]))
         return logits
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-        nn.init.zeros_(module.bias)
 
 
 # --- the space ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from hw_profiles.errors import MeasureError
+from hw_profiles.errors import MeasureError, first_line
 from hw_profiles.op import Op
 from hw_profiles.runtimes.stopwatch import Call, Stopwatch
 from hw_profiles.runtimes.torch_ops import Tensors, one_after_another, without_gradients
@@ -111,9 +111,9 @@ def captured(call: Call, device: str) -> Call:
         with torch.cuda.graph(graph):
             outputs = call()
     except RuntimeError as error:
-        first = (str(error).splitlines() or [""])[0]
         raise MeasureError(
-            f"a network cannot be captured as a CUDA graph ({first}).", "Use --runtime eager."
+            f"a network cannot be captured as a CUDA graph ({first_line(error)}).",
+            "Use --runtime eager.",
         ) from None
 
     def replay(kept: object = (call, outputs)) -> None:

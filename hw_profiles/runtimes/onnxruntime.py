@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from hw_profiles.errors import MeasureError
+from hw_profiles.errors import MeasureError, first_line
 from hw_profiles.op import Op
 from hw_profiles.runtimes.op_graphs import TOKENS, idle_graph, op_graph
 from hw_profiles.runtimes.stopwatch import Call
@@ -52,9 +52,9 @@ def open_session(
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class of their own
-        first = (str(error).splitlines() or [""])[0]
         raise MeasureError(
-            f"ONNX Runtime refuses the model ({first}).", "Check the versions: `nas doctor`."
+            f"ONNX Runtime refuses the model ({first_line(error)}).",
+            "Check the versions: `nas doctor`.",
         ) from error
 
 

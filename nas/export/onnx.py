@@ -21,7 +21,7 @@ from joblib.externals.loky import get_reusable_executor
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from hw_profiles.errors import nearest
+from hw_profiles.errors import first_line, nearest
 from hw_profiles.machine import this_cpu
 from nas.errors import ExportError
 from nas.quantization.graph import COUNTS, MICROSOFT, GraphLinear, operator_kind, quantized_nodes
@@ -73,9 +73,8 @@ def export_onnx(network: nn.Module, example: Tensor) -> onnx.ModelProto:
                 output_names=[OUTPUT],
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ExportError(
-            f"this network cannot be exported to ONNX ({first}).",
+            f"this network cannot be exported to ONNX ({first_line(error)}).",
             "Its forward must be traceable by torch.export.",
         ) from error
     finally:

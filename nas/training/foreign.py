@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hw_profiles.errors import first_line
 from nas.errors import CheckpointError, NotFoundError, UsageError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -79,7 +80,7 @@ def _expanded(place: str) -> Path:
         return path
     except (OSError, RuntimeError) as error:  # too long, or the home of nobody
         raise NotFoundError(
-            f"there is no file {place[:80]} ({_line(error)}).", "Check the path."
+            f"there is no file {place[:80]} ({first_line(error)}).", "Check the path."
         ) from None
 
 
@@ -96,7 +97,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
             return load_file(path), False
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read: {_line(error)}.", "Fetch or copy the file again."
+            f"{path} cannot be read: {first_line(error)}.", "Fetch or copy the file again."
         ) from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -197,14 +198,8 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} cannot be read: {_line(error)}.", "Fetch or copy the file again."
+            f"{path} cannot be read: {first_line(error)}.", "Fetch or copy the file again."
         ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no JSON object.", "Fetch or copy the file again.")
     return content
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, without its full stop."""
-    text = (getattr(error, "strerror", None) or str(error)).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
