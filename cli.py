@@ -6,6 +6,7 @@ the verb that needs it.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -88,7 +89,7 @@ def search(
     preset: Preset = None,
     data: Data = None,
     trials: Annotated[int, typer.Option(help="Real evaluations in all.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of search and training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
     sampler: Annotated[str, typer.Option(help="How the next candidate is chosen.")] = "guided",
     objective: Annotated[
         list[str] | None,
@@ -142,7 +143,7 @@ def search(
         seed=seed,
         sampler=sampler,
         batch_size=batch_size,
-        schemes=tuple(s.strip() for s in schemes.split(",")) if schemes else None,
+        schemes=None if schemes is None else tuple(s.strip() for s in schemes.split(",")),
         recipe=recipe,
         init=init,
         first_look=first_look,
@@ -430,6 +431,8 @@ def main() -> None:
     from hw_profiles.errors import NasError
 
     signal.signal(signal.SIGINT, _interrupt)
+    if sys.stdout is None:  # closed by who called
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name need not be of the terminal's alphabet
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -446,6 +449,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
+            raise
+        print(f"error: the output cannot be written: {error.strerror}.", file=sys.stderr)
+        os._exit(1)  # what is buffered would fail again
 
 
 if __name__ == "__main__":

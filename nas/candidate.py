@@ -135,6 +135,7 @@ def parse_architecture(space: SearchSpace, text: str) -> dict[str, Value]:
             f"{space.choices.names[0]}={space.choices.choices[0].values[0]}; "
             f"`nas spaces {space.name}` lists them.",
         )
+    named: list[Choice] = []
     for part in parts:
         name, _, value = part.partition("=")
         matching = [
@@ -150,4 +151,12 @@ def parse_architecture(space: SearchSpace, text: str) -> dict[str, Value]:
                     f"{choice.name} cannot be {value!r}.", f"Choose one of {', '.join(texts)}."
                 )
             row[space.choices.index(choice.name)] = texts.index(value)
+        named += matching if len(matching) == 1 else []
+    twice = [c.name for i, c in enumerate(named) if c in named[:i]]
+    if twice:
+        raise UsageError(f"{twice[0]} stands twice in {text!r}.", "Give each choice once.")
+    active = space.choices.active(row[None, :])[0]
+    unused = [c.name for c in named if not active[space.choices.index(c.name)]]
+    if unused:
+        raise UsageError(f"the network has no {unused[0]}.", "Leave it out, or make it deeper.")
     return space.choices.decode(row)

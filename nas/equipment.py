@@ -66,6 +66,8 @@ def space_and_data(
         UsageError: if the data do not fit, or none were named where none is the default.
     """
     space = search_spaces.get(name, preset)
+    if data_name == "":
+        raise UsageError("no data are named.", "Give --data a name or a path, or leave it out.")
     if not (data_name or space.default_data):
         raise UsageError(
             f"the preset {space.preset} of {space.name} has no data of its own.",

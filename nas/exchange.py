@@ -22,7 +22,7 @@ from nas.equipment import setting_of
 from nas.errors import NasError, NotFoundError, StorageError, UsageError
 from nas.paths import DEFAULT_STORAGE
 from nas.setting import Setting
-from nas.storage.database import open_database
+from nas.storage.database import open_database, require_kept
 from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
@@ -255,6 +255,8 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
     import optuna
 
     study = open_study(name, storage)
+    if url.startswith("sqlite"):  # the scheme of another storage is Optuna's to read
+        require_kept(url)
     with open_database(storage, create=False) as database:
         setting = setting_of(Studies(database), study.record)
     verbosity = optuna.logging.get_verbosity()

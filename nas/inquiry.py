@@ -303,7 +303,7 @@ def predict(
     space = search_spaces.get(name, preset)
     setting = Setting(space, resolve_target(target, batch_size), batch_size)
     architecture = parse_architecture(space, arch)
-    scheme = scheme or setting.profile.precisions[0]
+    scheme = setting.profile.precisions[0] if scheme is None else scheme
     costs = _costs(setting, architecture, scheme)
     model = setting.costs.first
     latency, energy = model.latency, model.energy

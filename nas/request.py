@@ -96,8 +96,9 @@ class SearchRequest:
                 f"--first-look must be a share between 0 and 1, not {self.first_look:g}.",
                 "Write 0.25 for a quarter, or leave it out to evaluate everything.",
             )
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed must be from 0 to {2**32 - 1:,}.", "")
+        for seed in (self.seed, self.supernet_seed):
+            if not 0 <= seed < 2**32:
+                raise UsageError(f"a seed must be from 0 to {2**32 - 1:,}, not {seed}.", "")
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from nas.budget import parse_budgets
 from nas.candidate import CandidateSpace
 from nas.command_line import command
 from nas.data.first_look import FirstLook
-from nas.engine.samplers import require_sampler
+from nas.engine.samplers import get_sampler, require_sampler
 from nas.equipment import (
     Equipment,
     equip,
@@ -36,7 +36,7 @@ from nas.front import finish_front
 from nas.opening import begin_study, continued_study, said_of_targets
 from nas.request import RunOptions, SearchRequest
 from nas.setting import Setting
-from nas.storage.database import open_database
+from nas.storage.database import open_database, require_kept
 from nas.storage.records import StudyRecord
 from nas.storage.studies import Studies, require_name
 from nas.study import Study, front_columns
@@ -44,7 +44,7 @@ from nas.targets import can_verify, local_profile, require_target_name
 from nas.training.distributed import first_process
 from nas.training.obtain import own_supernet
 from nas.training.recipe_text import recipe_for, recipe_text
-from nas.trials import run_trials
+from nas.trials import problem_of, run_trials
 
 if TYPE_CHECKING:
     from nas.executors.ray_measure import RayMeasurer
@@ -72,6 +72,7 @@ def search(
     options = options or RunOptions()
     require_sampler(request.sampler)
     require_executor(options.executor, options.workers)
+    require_kept(options.storage)
     space, data = space_and_data(request.space, request.preset, request.data)
     request = replace(request, preset=space.preset, data=data.name).judged_by(data.metric)
     recipe = recipe_for(space, request.recipe)
@@ -89,6 +90,8 @@ def search(
     setting = Setting(space, profiles, request.batch_size, budgets, request.schemes)
     setting.require_figures(front_columns(request.objectives))
     reaches = setting.require_reachable()
+    # Or it says why it does not apply.
+    get_sampler(request.sampler, problem_of(request, setting), request.seed)(0)
     for line in (*said_of_targets(setting), *map(str, reaches)):
         listener(Event("note", line))
     with open_database(options.storage) as database:
@@ -101,6 +104,9 @@ def search(
                 return search(request, options, listener)
         else:
             supernet = own_supernet(space, known.supernet_digest, data)
+            if options.retrain:
+                text = "the supernet that this study began with stays: --retrain is for a new study"
+                listener(Event("note", text))
         with studies.claimed(known.id):
             studies.set_request(known.id, {**known.request, "asked": request.to_json()})
             resume_with = resume_command(name, request.trials, options)
@@ -140,7 +146,7 @@ def resume(
     options = replace(options or RunOptions(), study=name)
     known = open_study(name, options.storage)
     request = SearchRequest.from_json(known.record.request["asked"])
-    wanted = request.trials if trials is None else trials
+    wanted = max(request.trials, len(known.trials)) if trials is None else trials
     return search(replace(request, trials=wanted), options, listener)
 
 

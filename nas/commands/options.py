@@ -60,6 +60,16 @@ WhenFlat = Annotated[
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name; see `nas studies`.")]
 
 
+def typed(context: typer.Context) -> dict[str, str]:
+    """The parameters that stand on the command line, by how they are typed."""
+    sources = {p: context.get_parameter_source(p.name or "") for p in context.command.params}
+    return {
+        p.name or "": p.opts[0]
+        for p, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    }
+
+
 def require_options_after_verb(context: typer.Context) -> None:
     """Refuse options between a group and its verb, which the verb would not see.
 
@@ -69,13 +79,11 @@ def require_options_after_verb(context: typer.Context) -> None:
     from nas.errors import UsageError
 
     verb = context.invoked_subcommand
-    for option in context.command.params if verb else ():
-        source = context.get_parameter_source(option.name or "")
-        if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                f"{option.opts[0]} goes after the verb.",
-                f"Type it as in `{context.command_path} {verb} ... {option.opts[0]}`.",
-            )
+    for option in typed(context).values() if verb else ():
+        raise UsageError(
+            f"{option} goes after the verb.",
+            f"Type it as in `{context.command_path} {verb} ... {option}`.",
+        )
 
 
 def seconds(text: str | None) -> float | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.commands.options import BatchSize, seconds
+from nas.commands.options import BatchSize, seconds, typed
 from nas.report.terminal import print_lines
 
 FromTable = Annotated[
@@ -29,6 +29,7 @@ Sheet = Annotated[
 
 
 def profile(
+    context: typer.Context,
     device: Annotated[str, typer.Option(help="What to measure: cpu, cuda or cuda:1.")] = "cpu",
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write; default is target `cpu` itself.")
@@ -61,9 +62,16 @@ def profile(
     """Measure this machine in the runtime that will serve, or fit tables of another device."""
     from hw_profiles.harness import require_harness
     from nas import service
+    from nas.errors import UsageError
     from nas.report.progress import progress
 
     if tables or sheet:
+        for name, option in typed(context).items():
+            if name not in ("tables", "sheet", "out"):
+                raise UsageError(
+                    f"{option} is of measuring, which figures of a device replace.",
+                    "Leave it out, or measure without --spec and --from-table.",
+                )
         _from_figures(tables or [], sheet, out)
         return
     harness = require_harness(device, runtime, native, threads, flush_l2)

@@ -132,6 +132,20 @@ def open_database(url: str = DEFAULT_STORAGE, *, create: bool = True) -> Databas
     return database
 
 
+def require_kept(url: str) -> None:
+    """Refuse a database that is gone when this process ends.
+
+    Raises:
+        StorageError: if it is SQLite's in memory.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise StorageError(
+            f"{hide_password(url)} is in memory only: nothing would be left of the study.",
+            "Name a file, such as sqlite:///nas.db.",
+        )
+
+
 def _parse(url: str) -> URL:
     # `from None` throughout: these errors quote pieces of the URL, which may be the password.
     try:

@@ -116,6 +116,12 @@ def obtain_supernet(
         start = initial.digest if initial else None
         found = find_supernet(space, data, by, seed, initial=start)
         if found is not None:
+            if found.config.get("ended_by") == "time":
+                text = (
+                    f"the supernet kept was cut short after {found.config['seconds']:.0f} s "
+                    "of training; --retrain trains it anew"
+                )
+                listener(Event("note", text))
             return found
 
     def tell(progress: Progress) -> None:

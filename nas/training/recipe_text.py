@@ -75,7 +75,7 @@ def recipe_for(space: SearchSpace, text: str | None) -> Recipe:
         NotFoundError: if there is no such recipe.
         UsageError: if the text cannot be read, or the recipe cannot train the space.
     """
-    recipe = parse_recipe(text or space.default_recipe)
+    recipe = parse_recipe(space.default_recipe if text is None else text)
     recipe.check(space)
     return recipe
 
