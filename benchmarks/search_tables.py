@@ -47,6 +47,7 @@ from supernet_problem import read_supernet
 
 from nas.engine.samplers import require_sampler
 from nas.errors import NasError, UsageError
+from nas.export.subnet import digest
 
 QUARTILES = [0.25, 0.5, 0.75]
 
@@ -170,10 +171,10 @@ def kept_searches(given: argparse.Namespace) -> KeptSearches | None:
     if given.supernet is not None:
         problem = {"supernet": given.supernet, "target": given.target}
     elif given.gpt2 is not None:
-        problem = {"gpt2": given.gpt2.name, "scale": given.scale}
+        problem = {"gpt2": digest(given.gpt2), "scale": given.scale}
     else:
         named = ("arch", "objective", "reference", "cost_known")
-        problem = {"table": given.table.name} | {name: getattr(given, name) for name in named}
+        problem = {"table": digest(given.table)} | {name: getattr(given, name) for name in named}
     return KeptSearches(given.keep, problem)
 
 
@@ -226,6 +227,13 @@ def run(given: argparse.Namespace) -> dict[str, dict[str, object]]:
     samplers, seeds = plan(given), seeds_of(given.seeds)
     goal_from = None if given.goal is None else goal_of(given.goal, samplers)
     known = read_problem(given)
+    blind = sorted(set(samplers) - {"guided", "random"})
+    if known.problem.listed is not None and blind:
+        print(
+            f"the table lacks combinations: {', '.join(blind)} propose such, and a network drawn "
+            "at random stands in for each",
+            file=sys.stderr,
+        )
     points = run_all(known, samplers, seeds, kept_searches(given))
     best = [known.best()]
     if not known.exact:

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -343,5 +344,7 @@ def _as_optuna(
         user_attrs={NUMBER: trial.number, "why": trial.origin.get("kind"), **attributes},
         system_attrs={OLD_CONSTRAINTS: excess} if excess else {},
     )
-    made.datetime_start = made.datetime_complete = trial.created_at.replace(tzinfo=None)
+    # Optuna keeps local times without their zone.
+    made.datetime_complete = trial.created_at.astimezone().replace(tzinfo=None)
+    made.datetime_start = made.datetime_complete - timedelta(seconds=trial.seconds or 0.0)
     return made

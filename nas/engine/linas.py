@@ -86,10 +86,10 @@ class Linas(GenomeSampler):
         kept = told.complete[before]
         drawn = self.problem.choices.sample(DRAWS, rng)
         random = drawn[np.argsort(~self.problem.feasible(drawn), kind="stable")[:POPULATION]]
-        if kept.sum() < 2 * FOLDS:
-            return random
         # What is answered from the study stands in it again, which teaches nothing new.
         first = np.sort(np.unique(told.genomes[before][kept], axis=0, return_index=True)[1])
+        if len(first) < 2 * FOLDS:
+            return random
         genomes, values = told.genomes[before][kept][first], told.values[before][kept][first]
         code = self.problem.choices.one_hot(genomes)
         models = [_fitted(code, values[:, k]) for k in range(values.shape[1])]

@@ -63,12 +63,17 @@ class PymooSearch(GenomeSampler):
             verbose=False,
         )
         self._asked = self._algorithm.ask()
+        #: Last trial that a generation so far needed, and generations since that needed none later.
+        self._newest, self._stale = -1, 0
 
     def propose(self, told: Told) -> NDArray[np.int64]:
         """The first genome of the search that the study does not know."""
         rows = {identity(genome): i for i, genome in enumerate(told.genomes)}
+        first: dict[bytes, int] = {}  # trials that repeat a genome came later
+        for i, genome in enumerate(told.genomes):
+            first.setdefault(identity(genome), i)
         first_pending = len(told) - told.n_pending
-        for _ in range(self.MAX_STALE):
+        while self._stale < self.MAX_STALE:
             if self._asked is None or not len(self._asked):
                 break
             genomes = self._asked.get("X").astype(np.int64)
@@ -82,6 +87,9 @@ class PymooSearch(GenomeSampler):
             index = [rows[identity(genome)] for genome in genomes]
             if max(index) >= first_pending:  # the generation is not known yet: another meanwhile
                 break
+            newest = max(first[identity(genome)] for genome in genomes)
+            self._stale = 0 if newest > self._newest else self._stale + 1
+            self._newest = max(self._newest, newest)
             values, complete = told.values[index], told.complete[index]
             # What has no value of its own gets the worst of its generation, a function of the
             # generation alone; it loses by its violation in any case.

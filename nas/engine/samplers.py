@@ -30,6 +30,7 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.samplers._ga import BaseGASampler
 from optuna.trial import FrozenTrial
 
 from hw_profiles.errors import UsageError, nearest
@@ -132,7 +133,26 @@ def _searched(choices: ChoiceSet) -> dict[str, BaseDistribution]:
     return {name: distribution for name, distribution in found if not distribution.single()}
 
 
-class OrderedNSGAII(NSGAIISampler):
+class _Generations(BaseGASampler):
+    """Parents of the generations in turn, from the first that is not known yet.
+
+    Optuna asks for each generation's inside the next one's, which of a rebuilt study of 17,000
+    trials is deeper than Python goes.
+    """
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """The parents of a generation, kept in the study."""
+        made = study._storage.get_study_system_attrs(study._study_id)
+        prefix = self._get_parent_cache_key_prefix()
+        first = generation
+        while first > 1 and f"{prefix}{first - 1}" not in made:
+            first -= 1
+        for older in range(first, generation):
+            super().get_parent_population(study, older)
+        return super().get_parent_population(study, generation)
+
+
+class OrderedNSGAII(_Generations, NSGAIISampler):
     """Optuna's NSGA-II with parents in the order of their trials.
 
     Optuna has them in another order in the first ask of a generation than in the later ones, so
@@ -168,7 +188,7 @@ def _experimental() -> Iterator[None]:
         yield
 
 
-class OrderedNSGAIII(NSGAIIISampler):
+class OrderedNSGAIII(_Generations, NSGAIIISampler):
     """Optuna's NSGA-III with parents that are a function of the study's seed and their generation.
 
     Its choice of parents is partly by lot. Optuna draws it once a generation and keeps it; a study

@@ -92,7 +92,8 @@ def describe(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    # A database takes neither half a character, as of a file's name, nor a zero byte.
+    line = " ".join(text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0").split())
     return line if len(line) <= REASON_LENGTH else f"{line[: REASON_LENGTH - 3]}..."
 
 

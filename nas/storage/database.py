@@ -40,6 +40,9 @@ class Database:
         self.url = hide_password(url)
         self._url = url
         self._engine = engine
+        # Elsewhere a transaction is one view by itself.
+        view = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        self._reader = engine.execution_options(**view)
         self._writer = engine.execution_options(**{_WRITES: True})
         self._migrator = engine.execution_options(**{_WRITES: True, _MIGRATES: True})
         # An in-memory database has one connection, which holds one transaction.
@@ -58,7 +61,7 @@ class Database:
         Raises:
             StorageError: the database fails; `StorageUnavailable` if it may answer later.
         """
-        with self._turn, translated(self._url), self._engine.connect() as connection:
+        with self._turn, translated(self._url), self._reader.connect() as connection:
             yield connection
 
     def write(self) -> AbstractContextManager[Connection]:

@@ -17,7 +17,7 @@ import pytest
 from toy_work import EXHAUST, FAIL, KILL, LEAVE, NAN, summing
 
 from nas.errors import ExecutorError, NotFoundError, UsageError
-from nas.executors.executor import Executor, InProcess, Outcome
+from nas.executors.executor import Executor, InProcess, Outcome, describe
 from nas.executors.pool import LocalPool
 from nas.executors.registry import open_executor, require_executor
 from nas.executors.work import Work
@@ -54,6 +54,11 @@ def test_outcomes(executor: Executor) -> None:
     while len(sums) < 5:
         sums |= {o.number: o.values["sum"] for o in executor.wait() if o.values}
     assert sums == {n: n + 1.0 for n in range(5)}
+
+
+def test_a_reason_is_what_a_database_takes() -> None:
+    reason = describe(OSError("bad file \udcff\0 of\na folder"))
+    assert reason == "OSError: bad file \\udcff\\0 of a folder"
 
 
 def test_a_goal_travels_with_its_candidate(executor: Executor) -> None:
