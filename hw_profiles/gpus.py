@@ -100,7 +100,12 @@ PEAKS = {
     "fp8_tc_flops": "fp8",
 }
 # Least and largest of a sheet's rates: less or more is in another unit, such as TFLOP/s.
-POSSIBLE = dict.fromkeys(PEAKS, (1e9, 1e20)) | {"mem_bw": (1e7, 1e17)}
+POSSIBLE = dict.fromkeys(PEAKS, (1e9, 1e20)) | {
+    "mem_bw": (1e7, 1e17),
+    "mem_capacity": (1e3, 1e15),
+    "power": (1e-3, 1e5),
+    "sm_version": (10.0, 1e4),
+}
 # of a GPU of which nothing else is known
 USUAL_CLOCK_HZ = 1.8e9
 USUAL_L2_BYTES = 48 * MIB

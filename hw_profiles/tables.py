@@ -171,6 +171,11 @@ def read_sheet_values(
         try:
             values[key] = float(text)
         except ValueError:
+            if key in (possible or {}):
+                raise ProfileError(
+                    f"{path} states {key} {text!r}, which is no number.",
+                    "Correct the sheet: its numbers stand without units.",
+                ) from None
             continue
         if not 0 < values[key] < math.inf:
             raise ProfileError(

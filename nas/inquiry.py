@@ -320,7 +320,11 @@ def predict(
         f"MACs     {format_quantity('macs', costs['macs'])}",
         f"source   {latency.provenance}",
     ]
-    further: dict[str, Any] = {}
+    beyond = [b for b in setting.budgets if costs[b.column] > b.limit]
+    for held in beyond:
+        limit = format_quantity(held.quantity, held.limit)
+        lines.append(f"does not fit: the device holds {limit} of {held.quantity}")
+    further: dict[str, Any] = {"fits": not beyond}
     if energy is not None:
         lines.insert(
             2,
@@ -329,7 +333,7 @@ def predict(
             "coverage",
         )
         lines.append(f"source   of energy: {energy.provenance}")
-        further = {"energy_coverage": energy.coverage, "energy_source": energy.provenance}
+        further |= {"energy_coverage": energy.coverage, "energy_source": energy.provenance}
     return {
         "space": name,
         "preset": space.preset,

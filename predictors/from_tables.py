@@ -144,7 +144,9 @@ def profile_from_tables(
         rows = timed.products(precision)
         product, error = fit_gemm(precision, rows, device, steps)
         tell(f"linear {precision}", error)
-        tell(f"linear {precision}", sizes_left_out(precision, rows, device, steps))
+        between = sizes_left_out(precision, rows, device, steps)
+        if between is not None:
+            tell(f"linear {precision}", between)
         floor_ms = floor_ms or product.floor_ms_
         stacks = " and ".join(sorted({row.stack for row in rows}))
         source = f"GEMM times on {device.name} {timed.source}, in {stacks}."

@@ -23,7 +23,7 @@ from predictors.unseen_gemm import QuantizedUnseenGemm, UnseenGemm
 #: Told what was fitted and its error.
 Tell = Callable[[str, FitError], None]
 FOLDS = 4
-FEWEST = 200  # rows of a precision that make a fit
+FEWEST, FEWEST_SHAPES = 200, 40  # rows of a precision, and shapes among them, that make a fit
 STEPS = 12_000
 # precision -> bytes of a weight, bytes of an input, peak used, hidden units
 GEMMS = {
@@ -81,6 +81,12 @@ def fit_gemm(
             f"Give tables of {FEWEST} or more.",
         )
     shapes, times = arrays(rows)
+    n_shapes = len(np.unique(shapes, axis=0))
+    if n_shapes < FEWEST_SHAPES:
+        raise ProfileError(
+            f"the products in {precision} are of {n_shapes} shapes only, too few to fit.",
+            f"Give tables of {FEWEST_SHAPES} shapes or more.",
+        )
     fold = folds_of(shapes)
     predicted = np.empty_like(times)
     for i in range(FOLDS):
@@ -99,14 +105,19 @@ def fit_gemm(
 
 def sizes_left_out(
     precision: str, rows: Sequence[TableRow], device: Device, steps: int = STEPS
-) -> FitError:
-    """The error on sizes of which the fit saw none: the case of shapes between the grid."""
+) -> FitError | None:
+    """The error on sizes of which the fit saw none: the case of shapes between the grid.
+
+    None where the table has no such sizes, or hardly any others.
+    """
     shapes, times = arrays(rows)
     out = (
         np.isin(shapes[:, 0], [48, 384, 1024])
         | np.isin(shapes[:, 1], [512, 3072, 10240])
         | np.isin(shapes[:, 2], [256, 2560, 7168])
     )
+    if not out.any() or len(np.unique(shapes[~out], axis=0)) < FEWEST_SHAPES:
+        return None
     form = new_gemm(precision, device, steps).fit(shapes[~out], times[~out])
     return plain_error(times[out], form.predict(shapes[out]), "three sizes each of m, k, n")
 

@@ -87,6 +87,13 @@ def test_names_beyond_the_terminal_s_alphabet_are_escaped(tmp_path: Path) -> Non
     assert json.loads(plain.stdout)[0]["study"] == name
 
 
+@pytest.mark.parametrize(("preset", "fits"), [("digits", True), ("tiny", False)])
+def test_a_prediction_says_whether_the_network_fits(run: Run, preset: str, fits: bool) -> None:
+    words = ("predict", "--target", "stm32f746", "--preset", preset, "--scheme", "int8")
+    assert json.loads(run(*words, "--json")[1])["fits"] is fits
+    assert ("does not fit: the device holds 320 KiB of memory" in run(*words)[1]) is not fits
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

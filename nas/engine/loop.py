@@ -234,11 +234,13 @@ class _Loop:
         asked.append([int(g) for g in drawn])
         return self._proposed(drawn, {"kind": "random"}, asked, None)
 
-    def _ask(self, sampler: BaseSampler) -> tuple[NDArray[np.int64], optuna.Trial | None]:
+    def _ask(
+        self, sampler: BaseSampler | GenomeSampler
+    ) -> tuple[NDArray[np.int64], optuna.Trial | None]:
         """A proposal as the sampler made it, (genes,), and its trial of the Optuna study."""
-        if self.study is None:
-            assert isinstance(sampler, GenomeSampler)
+        if isinstance(sampler, GenomeSampler):
             return np.asarray(sampler.propose(self._told()), dtype=np.int64), None
+        assert self.study is not None  # there is one for Optuna's samplers
         self.study.sampler = sampler
         trial = self.study.ask(self.distributions)
         names = self.problem.choices.names

@@ -1,14 +1,14 @@
 """The samplers that a study can name, and what each proposes next.
 
-A sampler is an Optuna sampler whose proposal is a function of the seed and of what the study has
-been told. Optuna's own carry a random state; here a fresh one is made for every ask, seeded by
-the study's seed and the number of trials told, so that a resumed study goes on as it would have.
+A sampler's proposal is a function of the seed and of what the study has been told. Optuna's own
+carry a random state; here a fresh one is made for every ask, seeded by the study's seed and the
+number of trials told, so that a resumed study goes on as it would have.
 """
 
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ from nas.engine.problem import Problem
 from nas.engine.told import Told, distributions
 from search_spaces.choices import ChoiceSet
 
-SamplerAt = Callable[[int], BaseSampler]
+SamplerAt = Callable[[int], "BaseSampler | GenomeSampler"]
 """Number of trials told -> the sampler to ask next."""
 SamplerFactory = Callable[[Problem, int], SamplerAt]
 """Problem and the study's seed -> samplers."""
@@ -56,7 +56,7 @@ _SAMPLERS: dict[str, _Entry] = {}
 
 
 def register_sampler(name: str, title: str) -> Callable[[SamplerFactory], SamplerFactory]:
-    """Register a factory `(problem, seed) -> (trials told) -> Optuna sampler`.
+    """Register a factory `(problem, seed) -> (trials told) -> sampler`, Optuna's or of genomes.
 
     A package outside this one registers by an entry point in the group `nas.samplers` that names
     a module with such a decorated factory.
@@ -253,8 +253,8 @@ class SpaceExhausted(Exception):
     """A sampler that looked for an unseen feasible genome and found none."""
 
 
-class GenomeSampler(BaseSampler):
-    """An Optuna sampler that proposes whole genomes.
+class GenomeSampler(ABC):
+    """A sampler that proposes whole genomes, without Optuna.
 
     Attributes:
         origin: why the last genome was proposed, as plain data.
@@ -272,27 +272,3 @@ class GenomeSampler(BaseSampler):
         Raises:
             SpaceExhausted: if nothing is left to propose.
         """
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """All genes."""
-        return distributions(self.problem.choices)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """The proposed genome as parameters."""
-        genome = self.propose(Told.of(study, self.problem))
-        return dict(zip(self.problem.choices.names, map(int, genome), strict=True))
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Parameters that a caller asks for beside the genome are drawn at random."""
-        chance = RandomSampler(seed=derived_seed(self.seed, trial.number))
-        return chance.sample_independent(study, trial, param_name, param_distribution)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.trial import TrialState
 
 from nas.engine.problem import Floats, Problem
 from search_spaces.choices import ChoiceSet, Genomes
@@ -46,21 +44,6 @@ class Told:
     violation: Floats
     noise: Floats
     n_pending: int = 0
-
-    @classmethod
-    def of(cls, study: Study, problem: Problem) -> Told:
-        """The finished trials of an Optuna study of this problem."""
-        trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-        names = problem.choices.names
-        raw = np.array([[t.params[n] for n in names] for t in trials], dtype=np.int64)
-        failed = [np.nan] * len(problem.objectives)
-        values = [t.values if t.state == TrialState.COMPLETE else failed for t in trials]
-        return cls(
-            problem.choices.canonical(raw.reshape(len(trials), len(names))),
-            np.array(values, dtype=np.float64).reshape(len(trials), len(failed)) * problem.signs,
-            np.array([t.constraints.get(CONSTRAINT, 0.0) for t in trials], dtype=np.float64),
-            np.zeros(len(trials)),
-        )
 
     def __len__(self) -> int:
         return len(self.genomes)

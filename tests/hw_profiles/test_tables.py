@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hw_profiles.errors import ProfileError
+from hw_profiles.gpus import POSSIBLE
 from hw_profiles.op import Op
 from hw_profiles.tables import read_sheet_values, read_table
 
@@ -55,6 +56,13 @@ def test_a_table_may_come_from_any_system(tmp_path: Path, mark: str, end: str) -
     assert read_table(_write(tmp_path, text)) == read_table(_write(tmp_path, GEMM, "plain.csv"))
     sheet = mark + "gpu:\n  mem_bw: '2e12' # B/s\n".replace("\n", end)
     assert read_sheet_values(_write(tmp_path, sheet)) == {"mem_bw": 2e12}
+
+
+def test_a_number_with_its_unit_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    sheet = _write(tmp_path, 'gpu:\n  mem_bw: 2e12\n  power: "400 W"\n  maker: some\n')
+    with pytest.raises(ProfileError, match=r"states power '400 W', which is no number"):
+        read_sheet_values(sheet, possible=POSSIBLE)
+    assert read_sheet_values(sheet) == {"mem_bw": 2e12}
 
 
 def test_fp8_products_are_read_on_request(tmp_path: Path) -> None:

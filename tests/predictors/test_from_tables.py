@@ -15,6 +15,7 @@ from hw_profiles.errors import ProfileError
 from hw_profiles.op import Op
 from hw_profiles.profile import DeviceProfile, load_profile
 from nas.derived_profiles import WITHOUT_RELATIVE
+from predictors.attention_fits import Group, timed_attention
 from predictors.from_tables import (
     TimedGpu,
     profile_from_others,
@@ -23,7 +24,7 @@ from predictors.from_tables import (
     profile_of_board,
     read_timed_gpu,
 )
-from predictors.gemm_fits import new_gemm
+from predictors.gemm_fits import new_gemm, sizes_left_out
 from predictors.latency import latency_predictor
 from predictors.op_time import OpTimes
 from predictors.unseen_gemm import UnseenGemm
@@ -192,6 +193,28 @@ def test_too_few_products_are_refused(world: dict[str, TimedGpu]) -> None:
     few = TimedGpu(full.gpu, full.device, (full.tables[0][:150],), full.source)
     with pytest.raises(ProfileError, match="150 products in bf16, too few"):
         profile_from_tables("few", few, steps=STEPS)
+
+
+def test_rows_of_few_shapes_are_refused(world: dict[str, TimedGpu]) -> None:
+    full = world["l40s"]
+    one = TimedGpu(full.gpu, full.device, (full.tables[0][:1] * 300,), full.source)
+    with pytest.raises(ProfileError, match="of 1 shapes only"):
+        profile_from_tables("one", one, steps=STEPS)
+    calls = np.tile([2.0, 128.0, 8.0, 64.0, 1.0, 8.0, 0.0], (150, 1))
+    groups = [Group("l40s", False, "V 1", calls, np.full(150, 0.1))]
+    with pytest.raises(ProfileError, match="attention are of 1 shapes only"):
+        timed_attention(full.gpu, groups, "bf16", "made up", lambda *_: None, STEPS)
+
+
+def test_sizes_are_left_out_only_where_others_are_left(world: dict[str, TimedGpu]) -> None:
+    full = world["l40s"]
+    rows = full.products("bf16")
+    of_one_m = [row for row in rows if row.op.shape[0] == 1024]
+    without = [row for row in rows if row.op.shape[0] not in (48, 384, 1024)]
+    without = [row for row in without if 256 not in row.op.shape[1:]]
+    assert sizes_left_out("bf16", of_one_m, full.device, STEPS) is None
+    assert sizes_left_out("bf16", without, full.device, STEPS) is None
+    assert sizes_left_out("bf16", rows, full.device, STEPS) is not None
 
 
 @pytest.mark.parametrize("name", ["raspberry-pi-4", "stm32f746"])
