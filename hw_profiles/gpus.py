@@ -99,12 +99,11 @@ PEAKS = {
     "int8_tc_flops": "int8",
     "fp8_tc_flops": "fp8",
 }
-# Least and largest of a sheet's rates: less or more is in another unit, such as TFLOP/s.
+# Numbers that a sheet must state as such, and their least and largest: a rate that is less or more
+# is in another unit, such as TFLOP/s.
 POSSIBLE = dict.fromkeys(PEAKS, (1e9, 1e20)) | {
     "mem_bw": (1e7, 1e17),
-    "mem_capacity": (1e3, 1e15),
-    "power": (1e-3, 1e5),
-    "sm_version": (10.0, 1e4),
+    **dict.fromkeys(("mem_capacity", "power", "sm_version"), (0.0, math.inf)),
 }
 # of a GPU of which nothing else is known
 USUAL_CLOCK_HZ = 1.8e9

@@ -147,7 +147,10 @@ def test_obtain_trains_once_and_retrains_when_asked(
     assert all(event.stage == "train" for event in told)
     told.clear()
     assert obtain_supernet(space, data, time_limit_s=0.5, listener=told.append).digest == one.digest
-    assert not told
+    (event,) = told  # it is not trained again, but what cut it short is said
+    assert event.stage == "note"
+    assert "cut short" in event.text
+    assert "--retrain" in event.text
     two = obtain_supernet(space, data, time_limit_s=1.5, retrain=True)
     assert two.digest != one.digest
     assert own_supernet(space, one.digest, data).digest == one.digest
