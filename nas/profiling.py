@@ -297,9 +297,8 @@ def _assemble(
     if not readings.jobs[0]:
         raise _too_short(time_limit_s)
     precisions = list(networks.precisions)
-    idle_s = statistics.median(r.seconds for r in readings.jobs[0])
-    if harness.replays_ops:
-        idle_s = 0.0
+    idle = statistics.median(r.seconds for r in readings.jobs[0])
+    idle_s = 0.0 if harness.replays_ops else idle
     reached = [n + i for i, found in enumerate(readings.jobs[1 + n :]) if found]
     timed_ops = [
         timed.model_copy(update={"energy": energies.get(i)})

@@ -15,14 +15,13 @@ from hw_profiles.tables import TableRow
 from predictors.attention_time import AttentionMLP, Chip
 from predictors.attention_transfer import AttentionTransfer
 from predictors.conformal import UpperBound
-from predictors.gemm_fits import STEPS, Tell, plain_error
+from predictors.gemm_fits import STEPS, Tell, plain_error, require_shapes
 from predictors.metrics import coverage
 from predictors.op_time import Array
 from predictors.sheet_models import COVERAGE
 
 TRANSFER_ROWS = 3000  # of each group: the factors need no more
 FEWEST = 100  # rows for a fit, whose held-out fifth must make a bound
-FEWEST_SHAPES = 40  # among them
 FEWEST_JUDGED = 40  # held-out rows of which half can judge a bound set by the others
 SHORT_TOKENS = 256  # what vision transformers ask for
 TRANSFER_HIDDEN = 32  # of the form that carries what is predicted
@@ -119,12 +118,7 @@ def timed_attention(
     measured = np.concatenate([g.measured for g in own])
     if len(calls) < FEWEST:
         raise ProfileError(f"{len(calls)} rows are too few to fit.", f"Give {FEWEST} or more.")
-    n_shapes = len(np.unique(calls, axis=0))
-    if n_shapes < FEWEST_SHAPES:
-        raise ProfileError(
-            f"the rows of attention are of {n_shapes} shapes only, too few to fit.",
-            f"Give {FEWEST_SHAPES} shapes or more.",
-        )
+    require_shapes("the rows of attention", calls)
     form, predicted, truth = _fit_known(calls, measured, Chip.of(gpu), steps)
     error = plain_error(truth, predicted, "whole shapes, a fifth")
     if len(truth) >= FEWEST_JUDGED:

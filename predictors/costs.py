@@ -81,6 +81,8 @@ class CostModel:
         self._columns = CostColumns(latency, energy, native, plans_buffers, weights_in_flash)
         self.columns = self._columns.names
         self._tables: dict[str, _BlockTable] = {}
+        #: Column, largest or not, seed -> what was found: a search asks for the same ones again.
+        self._extremes: dict[tuple[str, bool, int], tuple[float, NDArray[np.int64]]] = {}
         for block in space.blocks:
             if block.kind not in self._tables:
                 self._tables[block.kind] = self._table(block)
@@ -163,9 +165,12 @@ class CostModel:
         By descent from the extreme architectures and from the best of a sample, one gene at a
         time, at last two: exact where the column is a sum over blocks, a close bound elsewhere.
         """
-        sign = -1.0 if largest else 1.0
-        value, genome = self.minimise(lambda genomes: sign * self.costs(genomes)[column], seed)
-        return sign * value, genome
+        asked = (column, largest, seed)
+        if asked not in self._extremes:
+            sign = -1.0 if largest else 1.0
+            value, genome = self.minimise(lambda g: sign * self.costs(g)[column], seed)
+            self._extremes[asked] = (sign * value, genome)
+        return self._extremes[asked]
 
     def minimise(
         self, objective: Callable[[Genomes], Array], seed: int = 0

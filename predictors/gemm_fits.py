@@ -67,6 +67,24 @@ def folds_of(shapes: Array, seed: int = 0) -> NDArray[np.int64]:
     return np.asarray((rng.permutation(shape_ids.max() + 1) % FOLDS)[shape_ids])
 
 
+def require_shapes(what: str, shapes: Array) -> None:
+    """Refuse rows of which folds of whole shapes would be empty or alike.
+
+    Args:
+        what: the rows, for the message.
+        shapes: of each row, (n, sizes).
+
+    Raises:
+        ProfileError: if there are too few distinct ones.
+    """
+    n_shapes = len(np.unique(shapes, axis=0))
+    if n_shapes < FEWEST_SHAPES:
+        raise ProfileError(
+            f"{what} are of {n_shapes} shapes only, too few to fit.",
+            f"Give tables of {FEWEST_SHAPES} shapes or more.",
+        )
+
+
 def fit_gemm(
     precision: str, rows: Sequence[TableRow], device: Device, steps: int = STEPS
 ) -> tuple[RooflineMLP, FitError]:
@@ -81,12 +99,7 @@ def fit_gemm(
             f"Give tables of {FEWEST} or more.",
         )
     shapes, times = arrays(rows)
-    n_shapes = len(np.unique(shapes, axis=0))
-    if n_shapes < FEWEST_SHAPES:
-        raise ProfileError(
-            f"the products in {precision} are of {n_shapes} shapes only, too few to fit.",
-            f"Give tables of {FEWEST_SHAPES} shapes or more.",
-        )
+    require_shapes(f"the products in {precision}", shapes)
     fold = folds_of(shapes)
     predicted = np.empty_like(times)
     for i in range(FOLDS):

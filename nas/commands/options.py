@@ -78,11 +78,11 @@ def require_options_after_verb(context: typer.Context) -> None:
     """
     from nas.errors import UsageError
 
-    verb = context.invoked_subcommand
-    for option in typed(context).values() if verb else ():
+    verb, options = context.invoked_subcommand, [*typed(context).values()]
+    if verb and options:
         raise UsageError(
-            f"{option} goes after the verb.",
-            f"Type it as in `{context.command_path} {verb} ... {option}`.",
+            f"{options[0]} goes after the verb.",
+            f"Type it as in `{context.command_path} {verb} ... {options[0]}`.",
         )
 
 

@@ -68,10 +68,12 @@ class PymooSearch(GenomeSampler):
 
     def propose(self, told: Told) -> NDArray[np.int64]:
         """The first genome of the search that the study does not know."""
-        rows = {identity(genome): i for i, genome in enumerate(told.genomes)}
-        first: dict[bytes, int] = {}  # trials that repeat a genome came later
+        rows: dict[bytes, int] = {}  # the last of each genome, and the first
+        first: dict[bytes, int] = {}
         for i, genome in enumerate(told.genomes):
-            first.setdefault(identity(genome), i)
+            key = identity(genome)
+            rows[key] = i
+            first.setdefault(key, i)
         first_pending = len(told) - told.n_pending
         while self._stale < self.MAX_STALE:
             if self._asked is None or not len(self._asked):

@@ -140,6 +140,14 @@ class _Generations(BaseGASampler):
     trials is deeper than Python goes.
     """
 
+    _searched: dict[str, BaseDistribution]
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """All genes."""
+        return self._searched
+
     def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
         """The parents of a generation, kept in the study."""
         made = study._storage.get_study_system_attrs(study._study_id)
@@ -162,12 +170,6 @@ class OrderedNSGAII(_Generations, NSGAIISampler):
     def __init__(self, searched: dict[str, BaseDistribution], seed: int) -> None:
         super().__init__(population_size=OUTER_POPULATION, seed=seed)
         self._searched = searched
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """All genes."""
-        return self._searched
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
         """The parents of a generation."""
@@ -200,12 +202,6 @@ class OrderedNSGAIII(_Generations, NSGAIIISampler):
             super().__init__(population_size=OUTER_POPULATION, seed=derived_seed(study_seed, told))
         self._searched = searched
         self._study_seed = study_seed
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """All genes."""
-        return self._searched
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
         """The parents of a generation."""

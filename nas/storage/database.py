@@ -141,8 +141,7 @@ def require_kept(url: str) -> None:
     Raises:
         StorageError: if it is SQLite's in memory.
     """
-    parsed = _parse(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+    if _in_memory(_parse(url)):
         raise StorageError(
             f"{hide_password(url)} is in memory only: nothing would be left of the study.",
             "Name a file, such as sqlite:///nas.db.",
@@ -166,10 +165,14 @@ def _parse(url: str) -> URL:
     return parsed
 
 
+def _in_memory(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
 def _sqlite_path(url: URL) -> str | None:
     """The plain file behind `url`, None for a server, an in-memory database or an SQLite URI."""
     name = url.database
-    if url.get_backend_name() != "sqlite" or not name or name == ":memory:":
+    if url.get_backend_name() != "sqlite" or name is None or _in_memory(url):
         return None
     return None if name.startswith("file:") else name
 
@@ -178,7 +181,7 @@ def _connect(parsed: URL, url: str) -> Engine:
     options: dict[str, Any] = {"json_serializer": _to_json}
     if parsed.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
-        if not parsed.database or parsed.database == ":memory:":
+        if _in_memory(parsed):
             options["poolclass"] = StaticPool  # one connection, or every thread has its own
     else:
         options["pool_pre_ping"] = True  # a server that restarted is no reason to fail

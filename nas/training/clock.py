@@ -41,8 +41,6 @@ class Clock:
         >>> clock.by_steps(0.2), round(clock.by_steps(0.6), 3), clock.by_steps(1.0)
         (0.6, 0.8, 1.0)
         """
-        if steps >= 1:
-            return 1.0
         ahead = self.start_share - self.start_steps
         return steps + ahead * (1 - steps) / (1 - self.start_steps)
 
