@@ -35,6 +35,7 @@ from nas.commands.options import (
     WhenFlat,
     Workers,
     flat,
+    refuse_without_name,
     seconds,
 )
 from nas.commands.profile import profile
@@ -117,6 +118,9 @@ def search(
     out: Out = DEFAULT_OUT,
     recipe: Recipe = None,
     init: Init = None,
+    supernet_seed: Annotated[
+        int, typer.Option("--supernet-seed", help="Of its training, as in `nas train --seed`.")
+    ] = 0,
     train_time: TrainTime = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train the supernet anew.")] = False,
     no_export: Annotated[
@@ -144,6 +148,7 @@ def search(
         sampler=sampler,
         batch_size=batch_size,
         schemes=None if schemes is None else tuple(s.strip() for s in schemes.split(",")),
+        supernet_seed=supernet_seed,
         recipe=recipe,
         init=init,
         first_look=first_look,
@@ -277,6 +282,7 @@ def verify(
 
 @app.command()
 def spaces(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="Of a space.")] = None,
     preset: Preset = None,
     target: Annotated[
@@ -289,6 +295,7 @@ def spaces(
     from nas import inquiry
 
     if name is None:
+        refuse_without_name(context, "a space", "as_json")
         rows = inquiry.list_spaces()
         print_json(rows) if as_json else print_rows(rows, "no spaces")
         return

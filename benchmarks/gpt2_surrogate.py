@@ -10,11 +10,13 @@ the surrogate was made from; a bias costs no op of its own.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from known_problems import Floats, Known
+from numpy.lib.npyio import NpzFile
 
 from hw_profiles import registry
 from hw_profiles.op import Op
@@ -73,12 +75,8 @@ class Surrogate:
     def __init__(self, path: Path, choices: ChoiceSet) -> None:
         self.choices = choices
         try:
-            with np.load(path, allow_pickle=False) as file:
-                self._layers = [
-                    (file[f"fc{i}.weight"].astype(np.float64), file[f"fc{i}.bias"])
-                    for i in range(1, 6)
-                ]
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            self._layers = _layers(path)
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(
                 f"{path} holds no perplexity surrogate ({error}).",
                 "It needs weights and biases of fc1 to fc5.",
@@ -105,6 +103,31 @@ class Surrogate:
             if i + 1 < len(self._layers):
                 x = np.maximum(x, 0.0)
         return x[:, 0]
+
+
+def _layers(path: Path) -> list[tuple[Floats, Floats]]:
+    """Weights (out, in) and biases (out,) of the surrogate's layers, the last one's out being 1."""
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, NpzFile):
+        raise ValueError("it is one array")
+    with file:
+        layers: list[tuple[Floats, Floats]] = [
+            (
+                file[f"fc{i}.weight"].astype(np.float64),
+                file[f"fc{i}.bias"].astype(np.float64),
+            )
+            for i in range(1, 6)
+        ]
+    width = layers[0][0].shape[1:]
+    for weight, bias in layers:
+        if weight.shape != (*bias.shape, *width):
+            raise ValueError("its layers do not follow one another")
+        width = bias.shape
+    if width != (1,):
+        raise ValueError("it does not end in one output")
+    if not all(np.isfinite(each).all() for layer in layers for each in layer):
+        raise ValueError("it holds what is no finite number")
+    return layers
 
 
 class Latency:

@@ -230,8 +230,8 @@ def run(given: argparse.Namespace) -> dict[str, dict[str, object]]:
     blind = sorted(set(samplers) - {"guided", "random"})
     if known.problem.listed is not None and blind:
         print(
-            f"the table lacks combinations: {', '.join(blind)} propose such, and a network drawn "
-            "at random stands in for each",
+            f"the table lacks combinations: {', '.join(blind)} may propose such, and the network "
+            "most like it stands in for each",
             file=sys.stderr,
         )
     points = run_all(known, samplers, seeds, kept_searches(given))

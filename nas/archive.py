@@ -24,6 +24,7 @@ from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import FrontRow, StoredTrials, Study, front_columns, on_front
 from nas.target_names import split
+from nas.wording import counted
 from search_spaces.space import SearchSpace
 
 #: By how much a machine's speed must have changed since its profile, to be said beside the figures.
@@ -133,6 +134,32 @@ def list_studies(storage: str) -> list[dict[str, Any]]:
             }
             for s in Studies(database).list_studies()
         ]
+
+
+def delete_study(
+    name: str, storage: str = DEFAULT_STORAGE, agreed: Callable[[int], bool] = lambda _: True
+) -> list[str]:
+    """Delete a study with its trials; what to say of it, line by line.
+
+    What was exported of it stays.
+
+    Args:
+        name: of the study.
+        storage: SQLAlchemy URL.
+        agreed: asked before, with the number of trials that it has.
+
+    Raises:
+        NotFoundError: if there is no such study or database.
+        StorageError: if the study is being run.
+    """
+    with open_database(storage, create=False) as database:
+        studies = Studies(database)
+        record = studies.find_study(name)
+        trials = sum(studies.counts(record.id).values())
+        if not agreed(trials):
+            return [f"study {name} stays as it is"]
+        studies.delete_study(record.id)
+    return [f"study {name} deleted with its {counted(trials, 'trial')}"]
 
 
 def show(
@@ -271,7 +298,7 @@ def summary(study: Study, options: RunOptions, drawn: bool) -> list[str]:
     look = command(["studies", "show", study.name, "--failed"], options.storage)
     failed = f" ({study.n_failed} failed: see `{look}`)"
     lines.append(
-        f"{len(rows)} networks on the front, of {len(study.trials)} evaluated"
+        f"{counted(len(rows), 'network')} on the front, of {len(study.trials)} evaluated"
         + (failed if study.n_failed else "")
     )
     lines += study.notes

@@ -36,7 +36,8 @@ def profile_from_figures(
         out: file to write; its stem is the profile's name.
 
     Raises:
-        UsageError: if there are tables of a board, or the stem of `out` cannot name a target.
+        UsageError: if there are tables of a board or one twice, or the stem of `out` cannot name a
+            target.
         ProfileError: if a file is not sound, or its timings are too few.
         ExportError: if `out` cannot be written.
     """
@@ -48,6 +49,8 @@ def profile_from_figures(
         text = f"{what}: error {error.mape:.1f}% on {error.rows} rows kept out ({error.kept_out})"
         listener(Event("note", text + covered))
 
+    if len({table.resolve() for table in tables}) < len(tables):
+        raise UsageError("a table stands twice.", "Give each --from-table once.")
     board = is_board(sheet)
     if board and tables:
         raise UsageError(

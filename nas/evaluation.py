@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hw_profiles.machine import this_cpu
+from hw_profiles.runtimes.torch_ops import DTYPES
 from nas.candidate import Candidate, CandidateSpace
 from nas.data.dataset import Dataset, Part
 from nas.data.first_look import FirstLook
@@ -83,7 +84,7 @@ class Evaluator:
     ) -> None:
         if supernet.calibrates and not calibration:
             raise ValueError("a supernet with batch norms is evaluated on calibration inputs")
-        self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(native, torch.float32)
+        self.dtype = DTYPES[native]
         self.trained = supernet.eval()
         self.supernet = self.trained
         if self.dtype is not torch.float32:

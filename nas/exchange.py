@@ -19,6 +19,7 @@ from hw_profiles.errors import first_line
 from nas.archive import open_study
 from nas.candidate import CandidateSpace
 from nas.data.metric import ACCURACY, METRICS, metric_of
+from nas.data.registry import full_name
 from nas.equipment import setting_of
 from nas.errors import NasError, NotFoundError, StorageError, UsageError
 from nas.paths import DEFAULT_STORAGE
@@ -28,6 +29,7 @@ from nas.storage.faults import hide_password
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 from nas.study import ENERGY_FIGURES, Study, flat_costs, front_columns, is_maximised
+from nas.wording import counted
 
 if TYPE_CHECKING:
     import optuna
@@ -83,6 +85,8 @@ def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> lis
         metric = metric_of(study.objectives).name
         if source.lower().endswith(".csv"):
             found: Iterable[_Known] = _read_csv(Path(source), metric, setting.candidates)
+        elif Path(source).suffix and Path(source).is_file():
+            raise UsageError(f"{source} is a file, but no CSV.", "Give a .csv file, or a study.")
         else:
             found = _other_study(studies, study, source)
         with studies.claimed(study.id):
@@ -90,7 +94,8 @@ def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> lis
             new, left = _new_trials(found, before, setting, source)
             studies.add_trials(study.id, new)
     feasible = sum(trial.feasible for trial in new)
-    lines = [f"{len(new)} trials imported into {name}, {feasible} of them within its budgets"]
+    trials = counted(len(new), "trial")
+    lines = [f"{trials} imported into {name}, {feasible} within its budgets"]
     return [*lines, *(f"{n} {why}" for why, n in left.items())]
 
 
@@ -161,11 +166,11 @@ def _other_study(studies: Studies, study: StudyRecord, name: str) -> Iterator[_K
     other = studies.find_study(name)
     if other.id == study.id:
         raise UsageError("a study cannot be imported into itself.", "Name another.")
-    fields = ("space", "preset", "data", "supernet_digest", "runtime", "batch_size")
+    there, here = _shaping(other), _shaping(study)
     differs = [
-        f"{field.replace('_', ' ')} is {getattr(other, field)} there, {getattr(study, field)} here"
-        for field in fields
-        if getattr(other, field) != getattr(study, field)
+        f"{field.replace('_', ' ')} is {there[field]} there, {here[field]} here"
+        for field in here
+        if there[field] != here[field]
     ]
     metric, theirs = metric_of(study.objectives).name, metric_of(other.objectives).name
     if metric != theirs:
@@ -179,6 +184,13 @@ def _other_study(studies: Studies, study: StudyRecord, name: str) -> Iterator[_K
         values = {**trial.architecture, **trial.policy}
         quality = trial.quality if trial.state == "complete" else None
         yield _Known(values, quality, trial.quality_noise, f"trial {trial.number}")
+
+
+def _shaping(study: StudyRecord) -> dict[str, Any]:
+    """What a quality depends on beside the candidate."""
+    fields = ("space", "preset", "data", "supernet_digest", "runtime", "batch_size")
+    # Older versions kept a path to the data as it was typed.
+    return {f: getattr(study, f) for f in fields} | {"data": full_name(study.data)}
 
 
 def _new_trials(
@@ -287,8 +299,9 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
         ) from None
     finally:
         optuna.logging.set_verbosity(verbosity)
+    copied = f"{counted(len(new), 'trial')} of {name} published to {hide_password(url)}"
     return [
-        f"{len(new)} trials of {name} published to {hide_password(url)}, {len(there)} were there",
+        f"{copied}, {len(there)} were there",
         f"look at them with: optuna-dashboard {hide_password(url)}",
     ]
 

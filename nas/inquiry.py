@@ -31,6 +31,7 @@ from nas.targets import THIS_CPU, added_targets, local_profile, resolve_target
 from search_spaces.choices import Choice, Value
 from search_spaces.space import SearchSpace
 
+COUNTED = ("memory_bytes", "params", "weight_bytes", "macs")
 _PACKAGES = (
     "torch", "numpy", "optuna", "pymoo", "scikit-learn", "sqlalchemy", "onnx", "onnxruntime",
 )  # fmt: skip
@@ -136,7 +137,9 @@ def _pattern(names: set[str]) -> str:
 
 
 def _costs(setting: Setting, arch: dict[str, Value], scheme: str) -> dict[str, float]:
-    return {k: float(v[0]) for k, v in setting.uniform_costs([arch], scheme).items()}
+    """Costs by column; what is counted, whole."""
+    costs = {k: float(v[0]) for k, v in setting.uniform_costs([arch], scheme).items()}
+    return {k: round(v) if k in COUNTED else v for k, v in costs.items()}
 
 
 def _error(error: FitError | None) -> str:

@@ -13,6 +13,7 @@ from nas.budget import parse_budgets
 from nas.command_line import command
 from nas.data.dataset import Dataset
 from nas.data.metric import METRICS
+from nas.data.registry import full_name
 from nas.equipment import profiles_of
 from nas.errors import NotFoundError, UsageError
 from nas.request import SearchRequest, refuse_mismatch
@@ -58,9 +59,12 @@ def _refuse_other(
 ) -> None:
     """Refuse another request than the study's, or fewer trials than it has."""
     asked = known.request["asked"]
-    recipe = asked.get("recipe") or recipe_text(recipe_for(space, None))  # once, None was kept
+    once = {  # what older versions kept otherwise
+        "recipe": asked.get("recipe") or recipe_text(recipe_for(space, None)),
+        "data": full_name(asked["data"]),
+    }
     go_on = command(["resume", known.name], url)
-    refuse_mismatch(known.name, {**asked, "recipe": recipe}, request.to_json(), go_on)
+    refuse_mismatch(known.name, {**asked, **once}, request.to_json(), go_on)
     done = sum(studies.counts(known.id).values())
     if request.trials < done:
         raise UsageError(

@@ -77,6 +77,9 @@ class SearchRequest:
     first_look: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("budgets", "objectives", "schemes"):
+            if isinstance(alone := getattr(self, name), str):
+                raise UsageError(f"{name} are several.", f"Write {name}=[{alone!r}].")
         parse_budgets(self.budgets, self.labels)
         objectives = [name for asked in self.objectives for name in self._on_targets(asked)]
         qualities = [name for name in self.objectives if name in METRICS]

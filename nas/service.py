@@ -7,11 +7,14 @@ supernet, study, loop, front, export and verification.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import search_spaces
 from hw_profiles.harness import Harness
 from hw_profiles.profile import DeviceProfile
 from nas.archive import draw, open_study, read_study, resume_command
@@ -43,8 +46,10 @@ from nas.study import Study, front_columns
 from nas.targets import can_verify, local_profile, require_target_name
 from nas.training.distributed import first_process
 from nas.training.obtain import own_supernet
+from nas.training.recipe import Recipe
 from nas.training.recipe_text import recipe_for, recipe_text
 from nas.trials import problem_of, run_trials
+from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from nas.executors.ray_measure import RayMeasurer
@@ -275,7 +280,8 @@ def train(
     """
     space, data = space_and_data(request.space, request.preset, request.data)
     recipe = recipe_for(space, request.recipe)
-    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
+    if epochs is not None:
+        recipe = _with_epochs(recipe, epochs, request.recipe)
     kept = obtain(request, recipe, options or RunOptions(), space, data, listener)
     if not first_process():
         return []
@@ -286,7 +292,30 @@ def train(
         f"smallest {metric.format(config['quality_smallest'])}",
         f"trained {config['trained']} for {config['seconds'] / 60:.1f} minutes",
         f"kept in {kept.path}",
+        f"search it with: {_search_command(space, request, recipe)}",
     ]
+
+
+def _with_epochs(recipe: Recipe, epochs: int, text: str | None) -> Recipe:
+    """A recipe of other epochs, unless its text names some."""
+    if re.search(r"[:,]\s*epochs\s*=", text or ""):
+        raise UsageError("--epochs and the recipe both say how many epochs.", "Leave one out.")
+    return replace(recipe, epochs=epochs)
+
+
+def _search_command(space: SearchSpace, request: SearchRequest, recipe: Recipe) -> str:
+    """The command of a search on a supernet that was trained for a request, for this machine."""
+    words = ["search", "--space", space.name]
+    for option, value, usual in (
+        ("--preset", space.preset, search_spaces.get(space.name).preset),
+        ("--data", request.data, space.default_data),
+        ("--recipe", recipe_text(recipe), recipe_text(recipe_for(space, None))),
+        ("--init", request.init, None),
+        ("--supernet-seed", request.supernet_seed, 0),
+    ):
+        if value not in (None, usual):
+            words += [option, str(value)]
+    return shlex.join(["nas", *words])
 
 
 def profile(

@@ -11,6 +11,7 @@ from nas.report.standing import Standing
 from nas.storage.database import open_database
 from nas.storage.patience import patiently
 from nas.storage.studies import Studies
+from nas.wording import counted
 
 EVERY_S = 1.0
 
@@ -57,7 +58,8 @@ def watch(
                 break
             time.sleep(every_s)
     done, total = standing.done, standing.total
-    lines = [f"{name}: {done} of {total} trials, {len(standing.front)} networks on the front"]
+    front = counted(len(standing.front), "network")
+    lines = [f"{name}: {done} of {total} trials, {front} on the front"]
     if done >= total:
         lines.append(f"see the front with: {command(['pareto', name], storage)}")
     else:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,9 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pynvml
 import pytest
+from PIL import Image
 
 import cli
 import search_spaces
@@ -94,6 +99,12 @@ def test_a_prediction_says_whether_the_network_fits(run: Run, preset: str, fits:
     assert ("does not fit: the device holds 320 KiB of memory" in run(*words)[1]) is not fits
 
 
+def test_a_prediction_s_counts_are_whole(run: Run) -> None:
+    shown = json.loads(run("predict", "--target", "a100", "--json")[1])
+    counted = ("params", "macs", "memory_bytes", "weight_bytes")
+    assert {type(shown[name]) for name in counted} == {int}
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -123,7 +134,8 @@ def test_a_prediction_says_whether_the_network_fits(run: Run, preset: str, fits:
         ((*SEARCH, "--stop-when-flat", "soon"), 2, "--stop-when-flat"),
         ((*SEARCH, "--workers", "0"), 2, "--workers"),
         ((*SEARCH, "--executor", "rya"), 4, "'ray'"),
-        ((*SEARCH, "--storage", "postgres:/x"), 1, "database URL"),
+        ((*SEARCH, "--storage", "postgres:/x"), 2, "database URL"),
+        ((*SEARCH, "--supernet-seed", "-1"), 2, "from 0 to 4,294,967,295"),
         ((*SEARCH, "--storage", "sqlite:////proc/none/nas.db"), 1, "cannot be opened"),
         ((*SEARCH, "--out", "/proc/none"), 1, "cannot be written"),
         ((*SEARCH, "--study", "../up"), 2, "cannot name a study"),
@@ -150,9 +162,12 @@ def test_a_prediction_says_whether_the_network_fits(run: Run, preset: str, fits:
         (("search", "--target", "a100", "--data", ""), 2, "no data are named"),
         (("search", "--target", "a100", "--recipe", ""), 4, "no recipe"),
         (("search", "--target", "a100", "--schemes", ""), 4, "no scheme"),
-        (("search", "--target", "a100", "--storage", "sqlite://"), 1, "in memory only"),
+        (("search", "--target", "a100", "--storage", "sqlite://"), 2, "in memory only"),
         (("search", "--target", "a100", "--sampler", "cmaes"), 2, "ranks by one number"),
         (("train", "--seed", "-1"), 2, "from 0 to 4,294,967,295"),
+        (("train", "--recipe", "sandwich:epochs=1", "--epochs", "2"), 2, "Leave one out"),
+        (("spaces", "--target", "a100"), 2, "--target needs the name of a space"),
+        (("studies", "delete", "nothing", "--yes"), 4, "no studies"),
         (("predict", "--target", "a100", "--arch", "depth=3,depth=4"), 2, "stands twice"),
         (("predict", "--target", "a100", "--arch", "depth=2,layers.5.ffn=M"), 2, "has no layers.5"),
         (("profile", "--spec", "x.yaml", "--native", "fp16"), 2, "--native is of measuring"),
@@ -211,7 +226,9 @@ def test_a_budget_that_nothing_meets_names_one_that_is_met(run: Run) -> None:
     assert json.loads(out)["trials"] >= 1
 
 
-def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
+def test_search_resume_and_what_they_print(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, err = run(*SEARCH, "--trials", "6", "--no-export")
     assert code == 0, err
     assert "does not bind" in out
@@ -269,6 +286,16 @@ def test_search_resume_and_what_they_print(run: Run, tmp_path: Path) -> None:
     code, _, err = run("verify", "vit-digits-a100-5ms")
     assert (code, "is not this machine" in err) == (0, True)
 
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    code, out, err = run("studies", "delete", study)
+    assert (code, out.strip()) == (0, f"study {study} stays as it is")
+    assert "with its 9 trials?" in err
+    assert (
+        run("studies", "delete", study, "--yes")[1] == f"study {study} deleted with its 9 trials\n"
+    )
+    assert "no studies yet" in run("studies")[1]
+    assert (tmp_path / "nas-out/vit-digits-a100-5ms/front.png").exists()
+
 
 def test_of_several_processes_the_first_says_what_was_trained(
     run: Run, monkeypatch: pytest.MonkeyPatch
@@ -292,6 +319,13 @@ def test_a_recipe_s_fields_mean_one_supernet_and_one_study(run: Run) -> None:
     code, out, _ = run("train", "--recipe", text.replace(":epochs=1,", ":"), "--epochs", "1")
     assert (code, fingerprint in out) == (0, True)
 
+    code, out, err = run("train", "--recipe", text, "--seed", "7")
+    assert (code, fingerprint in out) == (0, False), err
+    offered = shlex.split(out.split("search it with: nas ")[1])
+    assert offered[-2:] == ["--supernet-seed", "7"]
+    code, _, err = run(*offered, "--target", "a100", "--trials", "1", "--no-export")
+    assert (code, "epoch 1/" in err) == (0, False), err
+
     few = (*SEARCH, "--no-export", "--study", "mine", "--trials")
     code, _, err = run(*few, "2", "--recipe", text)
     assert (code, "epoch 1/" in err) == (0, False), err  # found, not trained again
@@ -304,6 +338,35 @@ def test_a_recipe_s_fields_mean_one_supernet_and_one_study(run: Run) -> None:
         assert study.request["asked"]["recipe"] == text
     code, _, err = run(*few, "5", "--recipe", text.replace("32", "16"))
     assert (code, f"recipe was {text}, now sandwich:" in err) == (2, True), err
+
+
+def test_a_study_is_resumed_from_any_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for part, kind, i in itertools.product(("train", "val"), ("dark", "light"), range(8)):
+        folder = tmp_path / "images" / part / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 120, (8, 8)) + (0 if kind == "dark" else 120)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    recipe = "sandwich:epochs=1,examples_per_epoch=16,batch_size=16"
+    url = f"sqlite:///{tmp_path / 'nas.db'}"
+    mine = ("--no-export", "--storage", url)
+    code, _, err = run(
+        *SEARCH, "--data", "images", "--recipe", recipe, "--study", "s", "--trials", "1", *mine
+    )
+    assert code == 0, err
+    with open_database(url) as database:  # as older versions kept it
+        studies = Studies(database)
+        study = studies.find_study("s")
+        assert study.request["asked"]["data"] == str(tmp_path / "images")
+        asked = {**study.request["asked"], "data": "images"}
+        studies.set_request(study.id, {**study.request, "asked": asked})
+    assert run("resume", "s", "--trials", "2", *mine)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = run("resume", "s", "--trials", "3", *mine)
+    assert code == 0, err
 
 
 def test_a_study_that_was_kept_with_or_without_a_recipe_goes_on(run: Run) -> None:
@@ -647,6 +710,9 @@ def test_a_profile_from_a_table_is_a_target(run: Run, tmp_path: Path) -> None:
     assert (code, "kept out" in err) == (0, True)
     assert "t4_table.csv is by its name of NVIDIA T4, not of mygpu" in err
     assert "written to made.json" in out
+    twice = ("--from-table", "t4_table.csv", "--from-table", "./t4_table.csv")
+    code, _, err = run("profile", *twice, "--spec", "mygpu.yaml", "--out", "made.json")
+    assert (code, "a table stands twice" in err) == (2, True)
     shown = json.loads(run("targets", "show", "made.json", "--json")[1])
     assert [(r["op"], r["provenance"]) for r in shown["ops"][:2]] == [
         ("linear", "fitted"),

@@ -70,6 +70,27 @@ def typed(context: typer.Context) -> dict[str, str]:
     }
 
 
+def refuse_without_name(context: typer.Context, what: str, *fitting: str) -> None:
+    """Refuse options of one thing where all of its kind are listed.
+
+    Args:
+        context: of the command.
+        what: it is that is not named, such as `a space`.
+        fitting: names of parameters that a list has too.
+
+    Raises:
+        UsageError: if another option was typed.
+    """
+    from nas.errors import UsageError
+
+    for name, option in typed(context).items():
+        if name not in fitting:
+            raise UsageError(
+                f"{option} needs the name of {what}.",
+                f"Type `{context.command_path} NAME {option} ...`; without them for the list.",
+            )
+
+
 def require_options_after_verb(context: typer.Context) -> None:
     """Refuse options between a group and its verb, which the verb would not see.
 

@@ -80,6 +80,21 @@ def publish(
 
 
 @studies.command()
+def delete(
+    study: StudyName,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    storage: Storage = DEFAULT_STORAGE,
+) -> None:
+    """Delete a study with its trials; exported networks stay."""
+    from nas import archive
+
+    def agreed(trials: int) -> bool:
+        return yes or typer.confirm(f"Delete {study} with its {trials} trials?", err=True)
+
+    print_lines(archive.delete_study(study, storage, agreed))
+
+
+@studies.command()
 def watch(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
     """Show a study that runs in another process, until it is done."""
     from nas import watching

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas.data.dataset import Dataset
+from nas.data.registry import HUB
 from nas.errors import UsageError
-
-HUB = "hf:"  # what names a Hugging Face data set begins with
 
 
 def load_path(name: str, input_shape: tuple[int, ...], kind: str) -> Dataset:

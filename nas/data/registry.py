@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Loader = Callable[..., "Dataset"]
 # What an example of a kind is called in a message.
+HUB = "hf:"  # what names a Hugging Face data set begins with
 EXAMPLES = {"image": "images", "waveform": "waveforms", "tokens": "text"}
 
 
@@ -69,6 +70,14 @@ def list_datasets() -> dict[str, str]:
     }
 
 
+def full_name(name: str) -> str:
+    """A data set's name, or its path from the root, which means the same in every folder."""
+    if name in _loaders():
+        return name
+    prefix, path = (HUB, name.removeprefix(HUB)) if name.startswith(HUB) else ("", name)
+    return prefix + os.path.abspath(path) if path and os.path.exists(path) else name
+
+
 def load_dataset(
     name_or_path: str | Path,
     input_shape: tuple[int, ...] | None = None,
@@ -90,11 +99,11 @@ def load_dataset(
         NotFoundError: if there is neither such a name nor such a path.
         UsageError: if the data do not fit the space, or cannot be read.
     """
-    name = str(name_or_path)
+    name = full_name(str(name_or_path))
     loaders = _loaders()
     if name in loaders:
         return _load_registered(name, loaders, input_shape, kind)
-    if name.startswith("hf:") or Path(name).exists():
+    if name.startswith(HUB) or Path(name).exists():
         if input_shape is None:
             raise UsageError(f"{name} is fitted to a space's input.", "Name the space.")
         from nas.data.paths import load_path

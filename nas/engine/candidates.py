@@ -14,6 +14,9 @@ from nas.engine.problem import Floats, Problem
 from search_spaces.choices import ChoiceSet, Genomes
 
 ENUMERATE = 20_000
+"""Genomes of a space that is made a list, at most."""
+MOST_LISTED = 100_000
+"""Of a list that are looked at, at most: predicting so many takes a second."""
 ROUND = 2_048
 MAX_ROUNDS = 8
 DESIGN_POOL = 4_096
@@ -171,6 +174,20 @@ class Candidates:
                 return np.asarray(genome, dtype=np.int64)
         return None
 
+    def nearest(
+        self, genome: NDArray[np.int64], seen: Collection[bytes]
+    ) -> NDArray[np.int64] | None:
+        """Of a list, the feasible genome not in `seen` that has most genes of one; None if none is.
+
+        Of several as near the first one counts.
+        """
+        every = self.every_feasible
+        assert every is not None  # it is a list
+        for row in np.argsort((every != genome).sum(axis=1), kind="stable"):
+            if identity(every[row]) not in seen:
+                return np.asarray(every[row])
+        return None
+
     def design(self, n: int) -> Genomes:
         """The first trials: largest feasible, smallest feasible, and a spread over cost between.
 
@@ -180,7 +197,7 @@ class Candidates:
         """
         rng = self.rng(0)
         if self.every_feasible is not None:
-            pool = self.feasible(ENUMERATE, rng)
+            pool = self.feasible(MOST_LISTED, rng)
         else:
             ends = corners(self.problem.choices)
             ends = ends[self.problem.feasible(ends)]

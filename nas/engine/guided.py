@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.engine.candidates import ENUMERATE, Candidates, identities, identity, neighbours, unique
+from nas.engine.candidates import MOST_LISTED, Candidates, identities, identity, neighbours, unique
 from nas.engine.inner import Scored, search
 from nas.engine.pareto import gains, non_dominated
 from nas.engine.problem import Floats, Problem
@@ -104,7 +104,7 @@ class Guided(GenomeSampler):
                     self.origin = {"kind": "design"}
                     return np.asarray(genome)
         start = self._start(len(told))
-        if told.complete[:start].sum() >= MIN_FITTED and self.problem.costly:
+        if told.complete[:start].sum() >= MIN_FITTED:
             if self._batch is None or self._batch.start != start:
                 self._batch = self._learn(told, start)
             chosen = self._choose(self._batch, told, seen)
@@ -139,7 +139,7 @@ class Guided(GenomeSampler):
             met = found.violation <= 0
             pool, optimistic = found.genomes[met], found.objectives[met]
         else:
-            pool = self.candidates.feasible(ENUMERATE, self.candidates.rng(4, start))
+            pool = self.candidates.feasible(MOST_LISTED, self.candidates.rng(4, start))
             optimistic = self._optimistic(models, pool)
         seen = set(identities(told.genomes[:start]))
         fresh = _absent(pool, seen)
@@ -174,6 +174,8 @@ class Guided(GenomeSampler):
 
     def _predict(self, models: tuple[AccuracyPredictor, ...], rows: Floats, z: Floats) -> Floats:
         """Costly objectives, minimised, `z` (q,) deviations towards better, (q, n, costly)."""
+        if not models:
+            return np.empty((len(z), len(rows), 0))
         return np.stack([model.quantiles(rows, z) for model in models], axis=2)
 
     def _assemble(self, costly: Floats, costs: Floats) -> Floats:
@@ -205,7 +207,7 @@ class Guided(GenomeSampler):
         return expected
 
     def _choose(self, batch: _Batch, told: Told, seen: set[bytes]) -> NDArray[np.int64] | None:
-        """The unseen genome of the pool with the largest gain; None if the pool is used up."""
+        """The unseen genome of the pool with the largest gain; None if none is worth a trial."""
         left = _absent(batch.pool, seen)
         if not left.any():
             return None
@@ -214,14 +216,17 @@ class Guided(GenomeSampler):
         for model, k in zip(batch.models, np.flatnonzero(~self._known), strict=True):
             model.condition(rows, told.values[kept, k], told.noise[kept])
         share = EXPLORE_SHARE * self.n_design / len(told)
-        explore = bool(self.candidates.rng(5, len(told)).random() < share)
+        explore = bool(batch.models) and self.candidates.rng(5, len(told)).random() < share
         nodes = np.array([EXPLORE_OPTIMISM]) if explore else self._nodes
         weights = np.array([1.0]) if explore else self._weights
         gain = np.where(left, self._gain(batch, told, nodes, weights), -1.0)
-        if self.candidates.every_feasible is None:
+        listed = self.candidates.every_feasible
+        if listed is None or len(listed) > MOST_LISTED:
             batch, gain = self._climb(batch, gain, told, seen, nodes, weights)
         best = int(np.argmax(_rounded(gain)))
         kind = "explore" if explore else "exploit"
+        if gain[best] <= 0 and not batch.models:
+            return None  # nothing widens the front, and there is nothing to learn
         if gain[best] <= 0:
             # Nothing promises to widen the front: learn where least is known.
             spread = self._deviation(batch.models, batch.rows)[:, 0]

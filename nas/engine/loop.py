@@ -23,11 +23,11 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.samplers import BaseGASampler, BaseSampler
+from optuna.samplers import BaseGASampler, BaseSampler, CmaEsSampler
 from optuna.trial import TrialState
 from threadpoolctl import ThreadpoolController
 
-from nas.engine.candidates import Candidates, identity
+from nas.engine.candidates import Candidates, identities, identity
 from nas.engine.goal import Goals
 from nas.engine.problem import Problem
 from nas.engine.samplers import GenomeSampler, SpaceExhausted, get_sampler
@@ -188,6 +188,7 @@ class _Loop:
         self.name = sampler
         self.sampler_at = get_sampler(sampler, problem, seed)
         self.candidates = Candidates(problem, seed)
+        self.listed = None if problem.listed is None else set(identities(problem.listed))
         self.distributions = distributions(problem.choices)
         self.known: dict[bytes, Evaluated] = {}
         self._free: dict[bytes, tuple[dict[str, float], float]] = {}
@@ -198,6 +199,8 @@ class _Loop:
         self.goals = Goals(problem)
         first = self.sampler_at(0)
         self.study: optuna.Study | None = None
+        # It keeps its state in its own trials, and knows nothing of constraints.
+        self.by_cma_es = isinstance(first, CmaEsSampler)
         if not isinstance(first, GenomeSampler):
             with _quiet():
                 self.study = optuna.create_study(
@@ -224,15 +227,29 @@ class _Loop:
                 return None
             genome = self.problem.choices.canonical(raw[None, :])[0]
             asked.append([int(g) for g in raw])
+            if self._unlisted(genome):
+                self._tell_aside(trial, genome, raw)
+                return self._instead(
+                    self.candidates.nearest(genome, {*self.known, *under_way}), "nearest", asked
+                )
             why = sampler.origin if isinstance(sampler, GenomeSampler) else {"kind": self.name}
             if identity(genome) not in under_way and self._is_new(genome):
                 return self._proposed(genome, why, asked, trial)
             self._tell_aside(trial, genome, raw)
         drawn = self.candidates.unseen({*self.known, *under_way}, 6, self._n_asked)
-        if drawn is None:
+        return self._instead(drawn, "random", asked)
+
+    def _instead(
+        self, genome: NDArray[np.int64] | None, kind: str, asked: list[list[int]]
+    ) -> _Proposal | None:
+        """A genome in place of those that the sampler proposed; None if there is none."""
+        if genome is None:
             return None
-        asked.append([int(g) for g in drawn])
-        return self._proposed(drawn, {"kind": "random"}, asked, None)
+        return self._proposed(genome, {"kind": kind}, [*asked, [int(g) for g in genome]], None)
+
+    def _unlisted(self, genome: NDArray[np.int64]) -> bool:
+        """Whether the space is a list without this genome."""
+        return self.listed is not None and identity(genome) not in self.listed
 
     def _ask(
         self, sampler: BaseSampler | GenomeSampler
@@ -333,18 +350,44 @@ class _Loop:
         for trial, raw in zip(trials, asked, strict=True):
             for aside in raw[:-1]:
                 genome = self.problem.choices.canonical(aside[None, :])[0]
-                self._tell_aside(None, genome, aside)
-            self.tell(trial, raw[-1])
+                self._tell_aside(self._asked_again(aside), genome, aside)
+            last = self._asked_again(raw[-1]) if trial.origin.get("kind") == self.name else None
+            self.tell(trial, raw[-1], last)
 
-    def tell(self, trial: Evaluated, raw: NDArray[np.int64] | None = None) -> None:
-        """Tell the study a trial: one that is under way, or one from elsewhere."""
+    def _asked_again(self, raw: NDArray[np.int64]) -> optuna.Trial | None:
+        """Of CMA-ES the trial of what it proposed, so that it has the state that it had.
+
+        None of other samplers, and where it proposes something else: with several candidates under
+        way it was told in another order.
+        """
+        if not self.by_cma_es or self.study is None:
+            return None
+        proposed, trial = self._ask(self.sampler_at(self._n_asked))
+        if (proposed == raw).all() or trial is None:
+            return trial
+        self.study.tell(trial, state=TrialState.FAIL)
+        return None
+
+    def tell(
+        self,
+        trial: Evaluated,
+        raw: NDArray[np.int64] | None = None,
+        asked: optuna.Trial | None = None,
+    ) -> None:
+        """Tell the study a trial: one that is under way, or one from elsewhere.
+
+        Args:
+            trial: with what was found.
+            raw: of one from elsewhere, its genome as it was proposed.
+            asked: of one from elsewhere, its trial of the Optuna study, if it has one.
+        """
         self.known[identity(np.asarray(trial.genome))] = trial
         proposal = self.pending.pop(trial.number, None)
         values = None if trial.state == "failed" else self._values(trial)
         if trial.state == "complete" and values and self._violation(trial.genome) <= 0:
             self.goals.add(np.array(values))
         self._finish(
-            None if proposal is None else proposal.trial,
+            asked if proposal is None else proposal.trial,
             trial.genome,
             trial.genome if raw is None else raw,
             values,
@@ -365,6 +408,8 @@ class _Loop:
             values = None  # one that is under way
         elif before is not None:
             values = None if before.state == "failed" else self._values(before)
+        elif self.by_cma_es:
+            values = None
         else:
             # Samplers rank what violates a constraint by how much: costly values do not matter.
             costs = self._known_values(genome)
@@ -395,7 +440,8 @@ class _Loop:
                 genome[None, :], np.array([row]), np.array([violation]), np.array([noise])
             )
         elif trial is not None:
-            trial.set_constraint(CONSTRAINT, violation)
+            if not self.by_cma_es:
+                trial.set_constraint(CONSTRAINT, violation)
             self.study.tell(trial, values, state=state)
         else:
             self.study.add_trial(
@@ -405,7 +451,7 @@ class _Loop:
                     params=self._params(raw),
                     distributions=self.distributions,
                     system_attrs=self._generation(),
-                    constraints={CONSTRAINT: violation},
+                    constraints=None if self.by_cma_es else {CONSTRAINT: violation},
                 )
             )
         self.n_told += 1

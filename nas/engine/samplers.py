@@ -241,8 +241,12 @@ def _cmaes(problem: Problem, seed: int) -> SamplerAt:
             )
     if find_spec("cmaes") is None:
         raise UsageError("cmaes needs the package cmaes.", "Install it: pip install cmaes.")
-    # Without its history it would start anew: the study's trials are all that it is told.
-    return lambda told: CmaEsSampler(seed=derived_seed(seed, told), with_margin=True)
+
+    def at(told: int) -> BaseSampler:
+        with _experimental():
+            return CmaEsSampler(seed=derived_seed(seed, told), with_margin=True)
+
+    return at
 
 
 class SpaceExhausted(Exception):

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
-from nas.errors import NotFoundError, StorageError
+from nas.errors import NotFoundError, StorageError, UsageError
 from nas.paths import DEFAULT_STORAGE
 from nas.storage import schema
 from nas.storage.faults import hide_password, translated
@@ -99,14 +100,17 @@ class Database:
 def open_database(url: str = DEFAULT_STORAGE, *, create: bool = True) -> Database:
     """Open a database and bring its schema up to date.
 
+    An SQLite file that cannot be written can be read if its schema is of today.
+
     Args:
         url: any SQLAlchemy URL; `postgresql://` means the psycopg 3 driver.
         create: make the SQLite file and the tables where there are none.
 
     Raises:
         NotFoundError: there are no studies there and `create` is False.
-        StorageError: the URL, the driver, the file or the server is at fault, or the schema is
-            newer than this program.
+        UsageError: it is no URL of a database, or of one without a driver.
+        StorageError: the file or the server is at fault, a driver is not installed, or the schema
+            is newer than this program.
     """
     parsed = _parse(url)
     missing = NotFoundError(
@@ -116,6 +120,8 @@ def open_database(url: str = DEFAULT_STORAGE, *, create: bool = True) -> Databas
     path = _sqlite_path(parsed)
     if not create and path is not None and not os.path.exists(path):
         raise missing
+    if path is not None and os.path.exists(path) and not _writable(path):
+        parsed = _to_be_read(parsed, path)
     engine = _connect(parsed, url)
     database = Database(engine, url)
     try:
@@ -139,10 +145,10 @@ def require_kept(url: str) -> None:
     """Refuse a database that is gone when this process ends.
 
     Raises:
-        StorageError: if it is SQLite's in memory.
+        UsageError: if it is no URL, or SQLite's in memory.
     """
     if _in_memory(_parse(url)):
-        raise StorageError(
+        raise UsageError(
             f"{hide_password(url)} is in memory only: nothing would be left of the study.",
             "Name a file, such as sqlite:///nas.db.",
         )
@@ -159,7 +165,7 @@ def _parse(url: str) -> URL:
         )
         if url and "://" not in url:
             hint = f"For a file write sqlite:///{hide_password(url)}."
-        raise StorageError(f"{hide_password(url)!r} is not a database URL.", hint) from None
+        raise UsageError(f"{hide_password(url)!r} is not a database URL.", hint) from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     return parsed
@@ -177,6 +183,20 @@ def _sqlite_path(url: URL) -> str | None:
     return None if name.startswith("file:") else name
 
 
+def _writable(path: str) -> bool:
+    """Whether SQLite can write a file, beside which it makes others meanwhile."""
+    folder = os.path.dirname(path) or os.curdir
+    return os.access(path, os.W_OK) and os.access(folder, os.W_OK)
+
+
+def _to_be_read(url: URL, path: str) -> URL:
+    """The same file without a lock, which is a file too, unless its writer runs now."""
+    read = {"uri": "true", "mode": "ro"}
+    if not os.path.exists(f"{path}-wal"):
+        read["immutable"] = "1"
+    return url.set(database=f"file:{quote(os.path.abspath(path))}").update_query_dict(read)
+
+
 def _connect(parsed: URL, url: str) -> Engine:
     options: dict[str, Any] = {"json_serializer": _to_json}
     if parsed.get_backend_name() == "sqlite":
@@ -190,7 +210,7 @@ def _connect(parsed: URL, url: str) -> Engine:
     try:
         engine = create_engine(parsed, **options)
     except NoSuchModuleError:
-        raise StorageError(
+        raise UsageError(
             f"there is no database driver {parsed.drivername!r}.",
             "Use sqlite:/// or postgresql://, or install the SQLAlchemy dialect.",
         ) from None
@@ -200,7 +220,7 @@ def _connect(parsed: URL, url: str) -> Engine:
             f"the driver of {hide_password(url)} is not installed.", f"pip install {extra}"
         ) from None
     except (ArgumentError, TypeError, ValueError):
-        raise StorageError(
+        raise UsageError(
             f"{hide_password(url)} has options that its driver does not know.",
             "Remove what follows the question mark.",
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from nas.errors import NasError, StorageError, StorageUnavailable
 _USER_PASSWORD = re.compile(r"(://[^:/@\s]*:).*@", re.DOTALL)
 _QUERY_PASSWORD = re.compile(r"([?&][^=&]*pass[^=&]*=)[^&]*", re.IGNORECASE)
 
+_UNREADABLE = (UnicodeError, json.JSONDecodeError)
 _FREE_SPACE = "Free some space and run the same command again: every committed trial is kept."
 _SQLITE = {
     sqlite3.SQLITE_FULL: ("the disk is full", _FREE_SPACE),
@@ -65,6 +67,8 @@ def _secrets(url: str) -> list[str]:
 
 def _explain(error: Exception, url: str) -> tuple[str, str]:
     """What went wrong, and what to do."""
+    if isinstance(error, json.JSONDecodeError):
+        return "a row of it is damaged", _SQLITE[sqlite3.SQLITE_CORRUPT][1]
     origin = getattr(error, "orig", None) or error
     code = getattr(origin, "sqlite_errorcode", None)
     if code is not None and code & 0xFF in _SQLITE:  # the low byte: extended codes refine it
@@ -110,7 +114,7 @@ def translated(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error, OverflowError, UnicodeError) as error:
+    except (SQLAlchemyError, sqlite3.Error, OverflowError, *_UNREADABLE) as error:
         if isinstance(cause := getattr(error, "orig", None), NasError):
             raise cause from error
         what, hint = _explain(error, url)

@@ -165,6 +165,7 @@ def test_more_that_makes_no_sense_is_refused(monkeypatch, table, capsys, more, m
         (b"arch,accuracy,flops\nab,60,7\nab,61,7\n", "names a network twice"),
         (b"arch,accuracy,flops\nab,60,7\na,61,7\n", "several lengths"),
         (b"arch,accuracy,flops\n", "is empty"),
+        (b"arch,accuracy,flops\nab,60,-7\nac,61,-5\n", "multiple of -5, which is not above 0"),
         (b"arch,accuracy,flops\n\xff\xfe", "cannot be read"),
     ],
 )
@@ -284,10 +285,18 @@ def test_no_surrogate_and_one_of_another_scale_are_refused(monkeypatch, surrogat
         monkeypatch.setattr(sys, "argv", ["search_tables.py", "--gpt2", str(path), *more])
         assert search_tables.main() == 2
         assert message in capsys.readouterr().err
-    path.write_bytes(b"PK no archive")
     monkeypatch.setattr(sys, "argv", ["search_tables.py", "--gpt2", str(path)])
-    assert search_tables.main() == 2
-    assert "no perplexity surrogate" in capsys.readouterr().err
+    layers = surrogate[1]
+    for spoil, message in (
+        (lambda: path.write_bytes(b"PK no archive"), "no perplexity surrogate"),
+        (lambda: np.save(path.open("wb"), np.ones(3)), "one array"),
+        (lambda: np.savez(path, **{**layers, "fc2.bias": np.ones(3)}), "follow one another"),
+        (lambda: np.savez(path, **{**layers, "fc1.weight": np.float32(1)}), "follow one another"),
+        (lambda: np.savez(path, **{**layers, "fc3.bias": np.full(16, np.nan)}), "no finite"),
+    ):
+        spoil()
+        assert search_tables.main() == 2
+        assert message in capsys.readouterr().err
 
 
 def test_nasbench201_is_joined_into_a_table(monkeypatch, tmp_path, capsys):

@@ -35,6 +35,8 @@ def test_requests_round_trip_through_json(
     ("fields", "error"),
     [
         ({"objectives": ("latency",)}, UsageError),
+        ({"objectives": "accuracy"}, UsageError),
+        ({"schemes": "int8"}, UsageError),
         ({"objectives": ("accuracy", "loss", "latency")}, UsageError),
         ({"objectives": ("latency", "memory")}, UsageError),
         ({"objectives": ("accuracy", "bits_per_byte", "latency")}, UsageError),

@@ -10,7 +10,7 @@ import pytest
 
 from nas.data import list_datasets, load_dataset, register_dataset
 from nas.data.digits import make_digits
-from nas.data.registry import _LOADERS
+from nas.data.registry import _LOADERS, full_name
 from nas.errors import NotFoundError, UsageError
 
 
@@ -28,6 +28,17 @@ def test_unknown_name_proposes_the_nearest() -> None:
 def test_path_that_is_no_folder() -> None:
     with pytest.raises(NotFoundError, match="no file or folder"):
         load_dataset("./nowhere/at/all")
+
+
+def test_a_path_is_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_bytes(bytes(range(32, 127)) * 2_000)
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert full_name("notes.txt") == str(tmp_path / "notes.txt")
+    assert full_name("hf:./digits") == f"hf:{tmp_path / 'digits'}"
+    for name in ("digits", "hf:cifar10", "nowhere", ""):
+        assert full_name(name) == name  # a data set's name comes before a path's
+    assert load_dataset("notes.txt", (64,), "tokens").name == str(tmp_path / "notes.txt")
 
 
 def test_images_of_another_size_are_refused() -> None:

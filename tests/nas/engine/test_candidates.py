@@ -97,6 +97,19 @@ def test_a_list_of_genomes_is_the_whole_space():
     assert candidates.unseen(known, 1) is None
 
 
+def test_the_nearest_of_a_list_has_most_genes_of_a_genome():
+    toy = Layered(12)
+    listed = unique(toy.choices.sample(60, np.random.default_rng(0)))
+    candidates = Candidates(dataclasses.replace(toy.problem, listed=listed), 0)
+    for genome in toy.choices.sample(20, np.random.default_rng(1)):
+        seen = set(identities(listed[:30]))
+        found = candidates.nearest(genome, seen)
+        assert identity(found) not in seen
+        assert (found != genome).sum() == (listed[30:] != genome).sum(axis=1).min()
+    assert (candidates.nearest(listed[7], set()) == listed[7]).all()
+    assert candidates.nearest(listed[7], set(identities(listed))) is None
+
+
 @pytest.mark.parametrize("layers", [3, 12])
 def test_an_impossible_budget_has_no_candidates(layers):
     candidates = Candidates(Layered(layers, 0.1).problem, 0)

@@ -17,8 +17,10 @@ from search_problems import (
 )
 
 from nas.engine import guided, linas
+from nas.engine.candidates import enumerate_all, identity
 from nas.engine.loop import run_search
 from nas.engine.outer import directions
+from nas.engine.pareto import non_dominated
 from nas.engine.problem import Objective
 from nas.engine.samplers import get_sampler, list_samplers, register_sampler, require_sampler
 from nas.errors import BudgetError, NotFoundError, UsageError
@@ -257,6 +259,73 @@ def test_optunas_gaussian_process_is_resumed_too():
     for cut in (7, 12, 13):
         resumed = search(toy, "gp", cut + 1, history=[as_stored(t) for t in whole[:cut]])
         assert same(resumed[-1], whole[cut])
+
+
+def test_cma_es_is_resumed_too():
+    pytest.importorskip("cmaes")
+    toy = Layered(1, objectives=(ACCURACY,))
+    problem = dataclasses.replace(
+        toy.problem,
+        choices=ORDERED,
+        costs=lambda g: {},
+        violation=lambda g: np.where(g.sum(axis=1) > 7, 1.0, 0.0),
+        features=lambda g: np.empty((len(g), 0)),
+    )
+
+    def run(trials, history=()):
+        return run_search(
+            problem,
+            "cmaes",
+            trials=trials,
+            seed=3,
+            history=history,
+            evaluate=lambda g, *_: {"accuracy": 1 - (g - 2) @ (g - 2) / 20 - g[0] / 100},
+            record=lambda trial: None,
+        )
+
+    whole = run(40)
+    assert sum(len(t.origin.get("asked", [])) for t in whole) > 10  # some were proposed again
+    for cut in range(3, 40, 4):
+        resumed = run(40, [as_stored(t) for t in whole[:cut]])
+        assert [t.key for t in resumed] == [t.key for t in whole]
+
+
+def test_where_every_objective_is_known_each_trial_widens_the_front_most():
+    toy = Layered(3, objectives=(LATENCY, Objective("params", maximise=True, known=True)))
+    genomes = enumerate_all(toy.choices)
+    costs = np.stack([toy.latency_ms(genomes), toy.params(genomes)], axis=1)
+    front = {identity(g) for g in genomes[non_dominated(costs, [False, True])]}
+    trials = search(toy, "guided", 40)
+    chosen = [t for t in trials if t.origin["kind"] == "exploit"]
+    assert chosen
+    assert {identity(t.genome) for t in chosen} <= front
+    assert front <= {identity(t.genome) for t in trials}
+    assert trials[-1].origin["kind"] == "random"  # the front is whole
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe", "pymoo-nsga2", "random", "guided"])
+def test_of_a_list_what_is_most_like_a_proposal_is_evaluated(sampler):
+    toy = Layered(3)
+    listed = enumerate_all(toy.choices)[::3]
+    toy.problem = dataclasses.replace(
+        toy.problem, listed=listed, violation=lambda g: np.where(absent(g, listed), 1.0, 0.0)
+    )
+    trials = search(toy, sampler, 60)
+    known = {identity(g) for g in listed}
+    assert {identity(t.genome) for t in trials} <= known
+    kinds = {t.origin["kind"] for t in trials}
+    assert ("nearest" in kinds) is (sampler != "guided")
+    if sampler != "guided":
+        proposed = next(t for t in trials if t.origin["kind"] == "nearest").origin["asked"][0]
+        assert identity(toy.choices.canonical(np.array([proposed]))[0]) not in known
+    cut = [as_stored(t) for t in trials[:30]]
+    assert [t.key for t in search(toy, sampler, 60, history=cut)] == [t.key for t in trials]
+
+
+def absent(genomes, listed):
+    """Which genomes a list lacks, (n,)."""
+    known = {identity(g) for g in listed}
+    return np.array([identity(g) not in known for g in genomes])
 
 
 def test_samplers_that_do_not_apply_say_so(monkeypatch):

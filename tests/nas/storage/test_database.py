@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -12,16 +14,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from nas.errors import StorageError
+from nas.errors import NasError, StorageError, UsageError
 from nas.storage.database import hide_password, open_database
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 
 
-def _refusal(url: str) -> StorageError:
-    with pytest.raises(StorageError) as caught:
+def _refusal(url: str) -> NasError:
+    with pytest.raises((StorageError, UsageError)) as caught:
         open_database(url)
     error = caught.value
+    assert isinstance(error, NasError)
     assert "\n" not in str(error)
     assert error.hint
     assert "s3cret" not in str(error)
@@ -138,6 +141,56 @@ def test_database_that_cannot_be_written_can_be_read(
             assert Studies(read_only).find_study(study.name) == study
             with pytest.raises(StorageError, match="it cannot be written to"):
                 Studies(read_only).claim(study.id)
+
+
+@pytest.mark.parametrize("written", ["before", "now"])
+@pytest.mark.parametrize("closed", ["folder", "file"])
+def test_files_of_another_user_are_read(
+    tmp_path: Path, new_study: Callable[..., StudyRecord], written: str, closed: str
+) -> None:
+    path = tmp_path / "nas.db"
+    open_for_all = [tmp_path, *tmp_path.parents]
+    if os.geteuid() != 0:
+        pytest.skip("needs another user")
+    for folder in open_for_all[:-2]:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    writer = open_database(f"sqlite:///{path}")
+    Studies(writer).create_study(new_study("theirs"))
+    if written == "before":
+        writer.close()
+    tmp_path.chmod(0o755 if closed == "folder" else 0o777)
+    path.chmod(0o666 if closed == "folder" else 0o444)
+    before = sorted(each.name for each in tmp_path.iterdir())
+    reading = f"""
+import os
+from nas.errors import StorageError
+from nas.storage.database import open_database
+from nas.storage.studies import Studies
+os.setgid(65534)
+os.setuid(65534)
+with open_database("sqlite:///{path}", create=False) as database:
+    study = Studies(database).find_study("theirs")
+    try:
+        Studies(database).claim(study.id)
+    except StorageError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", reading], capture_output=True, text=True, check=False
+    )
+    assert "it cannot be written to" in done.stdout, done.stderr
+    assert sorted(each.name for each in tmp_path.iterdir()) == before
+    writer.close()
+
+
+def test_a_damaged_row_gets_one_line(tmp_path: Path, new_study: Callable[..., StudyRecord]) -> None:
+    url = f"sqlite:///{tmp_path / 'nas.db'}"
+    with open_database(url) as database:
+        Studies(database).create_study(new_study("torn"))
+        with database.write() as connection:
+            connection.execute(text("UPDATE nas_studies SET request = '{'"))
+        with pytest.raises(StorageError, match="a row of it is damaged"):
+            Studies(database).find_study("torn")
 
 
 def test_in_memory_database_is_one_for_all_threads(new_study: Callable[..., StudyRecord]) -> None:
