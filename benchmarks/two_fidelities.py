@@ -80,7 +80,8 @@ def _given_up(study: Study, standing: Standing) -> dict[str, float]:
     would_be_on_front, errors = 0, []
     for trial in partial:
         quality = whole(trial)
-        errors.append((float(trial.quality or 0.0) - quality) / (trial.part_noise or np.nan))
+        if trial.part_noise:  # else the first look told all
+            errors.append((float(trial.quality or 0.0) - quality) / trial.part_noise)
         rivals = [
             t for t in standing.front
             if float(t.latency_ms_upper or 0) <= float(trial.latency_ms_upper or 0)

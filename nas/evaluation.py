@@ -7,7 +7,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 
 import numpy as np
 import torch
@@ -123,21 +124,26 @@ class Evaluator:
         Raises:
             EvaluationError: if an output is not finite.
         """
-        with self.judging(candidate, part, metric) as scores_of:
+        with self.judging(candidate, part, metric.scores) as scores_of:
             scores = scores_of(torch.arange(len(part)))
         return float(scores.mean()), metric.noise(scores, part.draws)
 
     @contextmanager
     def judging(
-        self, candidate: Candidate, part: Part, metric: Metric
+        self, candidate: Candidate, part: Part, judge: Callable[[Tensor, Tensor], Tensor]
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        """While it is open: indices (n,) of a part's examples -> their scores, (n,).
+        """While it is open: indices (n,) of a part's examples -> what is found of them, (n,).
+
+        Args:
+            candidate: to run.
+            part: whose examples.
+            judge: logits and labels of examples -> a number of each, such as a metric's scores.
 
         Raises:
             EvaluationError: in such a call, if an output is not finite.
         """
         with self._running(candidate, part) as run:
-            yield lambda chosen: torch.cat([metric.scores(*found) for found in run(chosen)])
+            yield lambda chosen: torch.cat([judge(*found) for found in run(chosen)])
 
     @contextmanager
     def _running(
@@ -192,18 +198,35 @@ def evaluating(
         UsageError: if the part is too small for such a first look.
     """
     look = None if first_look is None else FirstLook.of(part, first_look, evaluator.batch_size)
+    traits = cache(lambda: _traits(evaluator, candidates, part, metric))
 
     def evaluate(genome: NDArray[np.int64], _number: int, goal: float | None) -> dict[str, float]:
         candidate = candidates.decode(genome)
         try:
             if look is not None and goal is not None:
-                return _in_two_looks(evaluator, candidate, part, metric, look, goal)
+                return _in_two_looks(evaluator, candidate, part, metric, look, goal, traits())
             value, noise = evaluator.quality(candidate, part, metric)
         except EvaluationError as error:
             raise EvaluationFailed(str(error)) from error
         return {metric.name: value, NOISE: noise, EXAMPLES: len(part)}
 
     return evaluate
+
+
+def _traits(evaluator: Evaluator, candidates: CandidateSpace, part: Part, metric: Metric) -> Tensor:
+    """How hard each example of a part is to the largest and the smallest network, (examples, 2).
+
+    Fewer columns where one has outputs that are no numbers.
+    """
+    found = []
+    for arch in (candidates.space.largest(), candidates.space.smallest()):
+        end = candidates.uniform(arch, candidates.schemes[0])
+        with (
+            suppress(EvaluationError),
+            evaluator.judging(end, part, metric.traits) as traits_of,
+        ):
+            found.append(traits_of(torch.arange(len(part))))
+    return torch.stack(found, dim=1) if found else torch.empty(len(part), 0)
 
 
 def _in_two_looks(
@@ -213,13 +236,14 @@ def _in_two_looks(
     metric: Metric,
     look: FirstLook,
     goal: float,
+    traits: Tensor,
 ) -> dict[str, float]:
     """The figures of a candidate on the whole part, or on its first look if that is enough."""
-    with evaluator.judging(candidate, part, metric) as scores_of:
+    with evaluator.judging(candidate, part, metric.scores) as scores_of:
         begun = time.perf_counter()
         first = scores_of(look.first)
         seconds = time.perf_counter() - begun
-        found = look.estimate(first)
+        found = look.estimate(first, traits)
         if found.may_reach(goal, metric):
             scores = torch.cat([first, scores_of(look.rest)])
             noise = metric.noise(scores, part.draws)

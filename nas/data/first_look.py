@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.data.dataset import Part
@@ -91,13 +92,33 @@ class FirstLook:
         left[first] = False
         return cls(first, left.nonzero().flatten(), batch_size)
 
-    def estimate(self, scores: Tensor) -> Estimate:
-        """What the scores (n,) of the first examples say of the whole part.
+    def estimate(self, scores: Tensor, traits: Tensor | None = None) -> Estimate:
+        """What the scores of the first examples say of the whole part.
 
-        The variance is that of successive differences, which leaves out what the strata differ by
-        (Wolter 2007, chapter 8), with the correction for a finite part.
+        A regression estimate (Cochran 1977, chapter 7): traits that are known of every example say
+        how far the first ones are harder than all. The variance is that of successive differences
+        of what they do not explain, which leaves out what the strata differ by (Wolter 2007,
+        chapter 8), with the correction for a finite part.
+
+        Args:
+            scores: of the first examples, (n,).
+            traits: of all examples of the part, in its order, (examples, t), t far below n; none
+                unless given.
         """
-        batches = scores.view(-1, self.batch_size).mean(dim=1)
-        variance = float(batches.diff().square().mean()) / 2
-        left = len(self.rest) / (len(self.first) + len(self.rest))
-        return Estimate(float(scores.mean()), math.sqrt(variance / len(batches) * left))
+        every = np.ones((len(self.first) + len(self.rest), 1))
+        if traits is not None:
+            every = np.concatenate([every, traits.numpy()], axis=1)
+        known, found = self._by_batch(every[self.first.numpy()]), self._by_batch(scores.numpy())
+        slopes = np.linalg.lstsq(known, found, rcond=None)[0]
+        free = len(found) - np.linalg.matrix_rank(known)
+        variance = np.mean(np.diff(found - known @ slopes) ** 2) / 2 * (len(found) - 1) / free
+        left = len(self.rest) / len(every)
+        # Of the part as a whole no score can be beyond those of its examples.
+        quality = np.clip(every.mean(axis=0) @ slopes, found.min(), found.max())
+        return Estimate(float(quality), math.sqrt(variance / len(found) * left))
+
+    def _by_batch(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Means over each deployment batch of values of the first examples, (n, ...)."""
+        batched = values.reshape(-1, self.batch_size, *values.shape[1:])
+        means: NDArray[np.float64] = batched.mean(axis=1)
+        return means

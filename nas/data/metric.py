@@ -41,6 +41,17 @@ class Metric:
         nats = F.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none")
         return nats.double().mean(dim=1) / math.log(2)
 
+    def traits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What tells best of each example how another network scores on it; (n,) float64.
+
+        Shapes as of `scores`. Beside right or wrong it is how likely the true label is.
+        """
+        import torch.nn.functional as F
+
+        if self is not ACCURACY:
+            return self.scores(logits, labels)
+        return F.cross_entropy(logits.float(), labels, reduction="none").neg().exp().double()
+
     def noise(self, scores: Tensor, draws: int = 1) -> float:
         """Standard error of the mean of scores of which every `draws` share one origin."""
         n = len(scores) // draws

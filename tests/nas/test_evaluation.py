@@ -89,7 +89,7 @@ def test_the_parts_of_an_evaluation_are_the_whole(batch_size: int) -> None:
     evaluator = Evaluator(SUPERNET, "onnxruntime", "fp32", batch_size)
     candidate = CandidateSpace(SPACE, ("int8",)).uniform(SPACE.largest(), "int8")
     look = FirstLook.of(DATA.validation, 0.25, batch_size)
-    with evaluator.judging(candidate, DATA.validation, ACCURACY) as scores_of:
+    with evaluator.judging(candidate, DATA.validation, ACCURACY.scores) as scores_of:
         whole = scores_of(torch.arange(len(DATA.validation)))
         first, rest = scores_of(look.first), scores_of(look.rest)
     # Sums of other shapes may round another way: a decision on the edge may turn.
@@ -107,7 +107,10 @@ def test_the_parts_of_an_evaluation_are_the_whole(batch_size: int) -> None:
     assert "part_noise" not in found
     given_up = evaluate(genome, 0, 0.999)
     assert given_up["examples"] == len(look.first)
-    assert given_up["accuracy"] == float(first.mean())
+    # The same network tells how much harder the first examples are.
+    off = abs(given_up["accuracy"] - value)
+    assert off < min(abs(float(first.mean()) - value), 2 * given_up["part_noise"])
+    assert given_up["part_noise"] < 0.7 * look.estimate(first).noise
     assert 0 < given_up["part_noise"] < given_up["noise"]
     assert given_up["noise"] > noise * 0.9
     assert given_up["seconds_saved"] > 0

@@ -90,6 +90,36 @@ def test_the_noise_is_that_of_the_first_look_as_an_estimate_of_the_whole() -> No
     assert look.estimate(alike[look.first]).noise < 0.3 * float(alike.std()) / 500**0.5
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_traits_that_go_with_the_scores_make_the_estimate_nearer(batch_size: int) -> None:
+    rng = np.random.default_rng(0)
+    look = FirstLook.of(part([0] * 2_000), 0.25, batch_size)
+    plain, nearer = [], []
+    for _ in range(400):
+        hard = rng.random(2_000)
+        right = torch.from_numpy((rng.random(2_000) > hard**3).astype(np.float64))
+        traits = torch.from_numpy(np.stack([hard, hard**2, 1 - hard], axis=1))  # one too many
+        whole = float(right.mean())
+        for traits_or_none, errors in ((None, plain), (traits, nearer)):
+            estimate = look.estimate(right[look.first], traits_or_none)
+            errors.append((estimate.quality - whole, estimate.noise))
+    for errors in (plain, nearer):
+        standard = [error / noise for error, noise in errors]
+        assert 0.9 < np.std(standard) < 1.1
+        assert abs(np.mean(standard)) < 0.15
+    assert np.std([e for e, _ in nearer]) < 0.85 * np.std([e for e, _ in plain])
+
+
+def test_traits_that_tell_nothing_change_nothing() -> None:
+    look = FirstLook.of(part([0] * 400), 0.4)
+    scores = torch.from_numpy(np.random.default_rng(0).random(len(look.first)))
+    alone = look.estimate(scores)
+    for traits in (torch.empty(400, 0), torch.ones(400, 2, dtype=torch.float64)):
+        found = look.estimate(scores, traits.double())
+        assert found.quality == pytest.approx(alone.quality)
+        assert found.noise == pytest.approx(alone.noise)
+
+
 def test_data_too_few_to_be_looked_at_twice() -> None:
     with pytest.raises(UsageError, match="is 10 of 1,000 validation examples") as caught:
         FirstLook.of(part([0] * 1000), 0.01)
