@@ -4,6 +4,7 @@ import itertools
 import json
 import sys
 
+import accel_table
 import gpt2_surrogate
 import nb201_table
 import numpy as np
@@ -323,6 +324,41 @@ def test_nasbench201_is_joined_into_a_table(monkeypatch, tmp_path, capsys):
         file.write("\n".join(latency[:-1]))
     assert nb201_table.main() == 2
     assert "no latency" in capsys.readouterr().err
+
+
+def test_accel_nasbench_becomes_a_table_with_gaps(monkeypatch, tmp_path, capsys):
+    data, out = tmp_path / "train_val.csv", tmp_path / "accel.csv"
+    rng = np.random.default_rng(0)
+    lines = ["id,block0_e,block0_se,block1_k,block1_l,val_top1,throughput_a100_mean"]
+    for i, (e, se, k, layers) in enumerate(
+        itertools.product((1, 4, 6), (True, False), (3, 5), (1, 2, 3))
+    ):
+        if rng.random() < 0.6:
+            accuracy, speed = 50 + e + 2 * se + k + 3 * layers, 9_000 / (e + se + k * layers)
+            lines.append(f"{i},{e},{se},{k},{layers},{accuracy},{speed}")
+    data.write_text("\n".join(lines))
+    monkeypatch.setattr(sys, "argv", ["a", "--data", str(data), "--out", str(out)])
+    assert accel_table.main() == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(lines) - 1
+    first = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert rows[0]["arch"][:2] == "0" + ("1" if first["block0_se"] == "True" else "0")
+    assert rows[0]["val_top1"] == first["val_top1"]
+    options = ["--table", str(out), "--arch", "arch", "--objective", "val_top1:max"]
+    options += ["--objective", "throughput_a100_mean:max", "--reference", "val_top1=40"]
+    options += ["--reference", "throughput_a100_mean=0.9*min", "--evaluations", "10,16"]
+    options += ["--seeds", "2", "--samplers", "guided,nsga2"]
+    monkeypatch.setattr(sys, "argv", ["search_tables.py", *options])
+    assert search_tables.main() == 0
+    shown = capsys.readouterr()
+    assert "nsga2 may propose such, and the network most like it" in shown.err
+    shares = json.loads(shown.out)
+    assert 0.8 < shares["guided"]["10"] <= shares["guided"]["16"] <= 1
+    data.write_text("id,val_top1\n1,60\n")
+    monkeypatch.setattr(sys, "argv", ["a", "--data", str(data), "--out", str(out)])
+    assert accel_table.main() == 2
+    assert "no columns such as block0_e" in capsys.readouterr().err
 
 
 def test_a_supernet_is_really_evaluated(monkeypatch, capsys):

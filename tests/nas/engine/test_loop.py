@@ -20,7 +20,7 @@ from nas.engine import guided, linas
 from nas.engine.candidates import enumerate_all, identity
 from nas.engine.loop import run_search
 from nas.engine.outer import directions
-from nas.engine.pareto import non_dominated
+from nas.engine.pareto import hypervolume, non_dominated
 from nas.engine.problem import Objective
 from nas.engine.samplers import get_sampler, list_samplers, register_sampler, require_sampler
 from nas.errors import BudgetError, NotFoundError, UsageError
@@ -320,6 +320,26 @@ def test_of_a_list_what_is_most_like_a_proposal_is_evaluated(sampler):
         assert identity(toy.choices.canonical(np.array([proposed]))[0]) not in known
     cut = [as_stored(t) for t in trials[:30]]
     assert [t.key for t in search(toy, sampler, 60, history=cut)] == [t.key for t in trials]
+
+
+def test_a_list_too_long_to_be_looked_at_whole_is_searched_by_steps(monkeypatch):
+    toy = Layered(3)
+    listed = enumerate_all(toy.choices)
+    listed = listed[np.random.default_rng(0).permutation(len(listed))[:1500]]
+    toy.problem = dataclasses.replace(
+        toy.problem, listed=listed, violation=lambda g: np.where(absent(g, listed), 1.0, 0.0)
+    )
+    known = {identity(g) for g in listed}
+    values = np.stack([toy.accuracy(listed), toy.latency_ms(listed)], axis=1)
+    worst = float(toy.latency_ms(toy.choices.extreme(largest=True))[0])
+    best = hypervolume(values, [True, False], [0.0, worst])
+    for most in (2_000, 100):
+        monkeypatch.setattr(guided, "MOST_LISTED", most)
+        trials = search(toy, "guided", 50)
+        assert {identity(t.genome) for t in trials} <= known
+        assert toy.hypervolume(trials) > 0.995 * best
+        cut = [as_stored(t) for t in trials[:33]]
+        assert [t.key for t in search(toy, "guided", 50, history=cut)] == [t.key for t in trials]
 
 
 def absent(genomes, listed):
