@@ -290,6 +290,9 @@ def test_search_resume_and_what_they_print(
     code, out, err = run("studies", "delete", study)
     assert (code, out.strip()) == (0, f"study {study} stays as it is")
     assert "with its 9 trials?" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, _, err = run("studies", "delete", study)
+    assert (code, "Add --yes" in err) == (2, True)
     assert (
         run("studies", "delete", study, "--yes")[1] == f"study {study} deleted with its 9 trials\n"
     )

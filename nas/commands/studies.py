@@ -87,9 +87,13 @@ def delete(
 ) -> None:
     """Delete a study with its trials; exported networks stay."""
     from nas import archive
+    from nas.errors import UsageError
 
     def agreed(trials: int) -> bool:
-        return yes or typer.confirm(f"Delete {study} with its {trials} trials?", err=True)
+        try:
+            return yes or typer.confirm(f"Delete {study} with its {trials} trials?", err=True)
+        except typer.Abort:  # nobody can answer
+            raise UsageError("nothing was deleted.", "Add --yes to delete it unasked.") from None
 
     print_lines(archive.delete_study(study, storage, agreed))
 
