@@ -8,19 +8,20 @@ among the values that the file has, in order; all other columns are kept.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
-import sys
 from pathlib import Path
 
-from nas.errors import NasError, UsageError
+import made_table
+from made_table import Rows
+
+from nas.errors import UsageError
 
 _CHOICE = re.compile(r"block\d+_(e|k|l|se)")
 DIGITS = "0123456789"
 
 
-def coded(data: Path) -> list[dict[str, str]]:
+def coded(data: Path) -> Rows:
     """One row a network.
 
     Raises:
@@ -44,21 +45,7 @@ def coded(data: Path) -> list[dict[str, str]]:
 
 def main() -> int:
     """Run as a script."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, metavar="CSV")
-    parser.add_argument("--out", type=Path, required=True, metavar="CSV")
-    given = parser.parse_args()
-    try:
-        rows = coded(given.data)
-        with given.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    except (NasError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{len(rows)} networks", file=sys.stderr)
-    return 0
+    return made_table.run(__doc__, coded)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ character for the operation of each of the six edges; all other columns are kept
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import re
-import sys
 from pathlib import Path
 
-from nas.errors import NasError, UsageError
+import made_table
+from made_table import Rows
+
+from nas.errors import UsageError
 
 LETTERS = {
     "none": "0",
@@ -43,7 +44,7 @@ def code(arch: str) -> str:
     return found
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> Rows:
     with gzip.open(path, "rt", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or "arch_idx" not in rows[0]:
@@ -51,7 +52,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def joined(data: Path) -> list[dict[str, str]]:
+def joined(data: Path) -> Rows:
     """One row a cell.
 
     Raises:
@@ -69,21 +70,7 @@ def joined(data: Path) -> list[dict[str, str]]:
 
 def main() -> int:
     """Run as a script."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="CSV")
-    given = parser.parse_args()
-    try:
-        rows = joined(given.data)
-        with given.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    except (NasError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{len(rows)} cells", file=sys.stderr)
-    return 0
+    return made_table.run(__doc__, joined)
 
 
 if __name__ == "__main__":
