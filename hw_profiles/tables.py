@@ -31,6 +31,8 @@ GEMM_PRECISIONS = {
 FP8_PRECISIONS = {"fp8": "fp8", "fp8_block": "fp8"}
 MAX_TABLE_BYTES = 256 * 2**20
 MAX_SHEET_BYTES = 2**16
+POSSIBLE = 1e-9, 1e9
+"""Of a figure in a row: no call takes a picosecond or days in ms, and no GPU a gigawatt."""
 _HINT = "It needs the columns of a GEMM or attention table; see `nas profile --help`."
 
 
@@ -233,7 +235,7 @@ def _attention_row(record: dict[str, str]) -> TableRow | None:
 
 def _positive(text: str) -> float:
     value = float(text)
-    if not (math.isfinite(value) and value > 0):
+    if not POSSIBLE[0] <= value <= POSSIBLE[1]:
         raise ValueError(value)
     return value
 

@@ -108,6 +108,8 @@ def test_encoder_attention_is_not_causal(tmp_path: Path) -> None:
         (GEMM.replace("0.0072", "quick"), "malformed row in line 3"),
         (GEMM.replace("0.0072", "-1"), "malformed row in line 3"),
         (GEMM.replace("0.0072", "nan"), "malformed row in line 3"),
+        (GEMM.replace("0.0072", "1e300"), "malformed row in line 3"),
+        (GEMM.replace("0.0072", "1e-300"), "malformed row in line 3"),
         (GEMM.replace("8,48,16,0.0072", "0,48,16,0.0072"), "malformed row in line 3"),
         (GEMM.replace(",48,16,0.0072", ""), "malformed row in line 3"),
         (GEMM.splitlines()[0] + "\n", "no usable row"),
