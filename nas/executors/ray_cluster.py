@@ -36,6 +36,8 @@ def join() -> tuple[Any, bool]:
     Raises:
         ExecutorError: if the cluster cannot be reached.
     """
+    if _has_token():  # which a cluster may ask for; Ray sends it unasked to new ones alone
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     owned = not ray.is_initialized()
@@ -50,9 +52,16 @@ def join() -> tuple[Any, bool]:
     except Exception as error:  # Ray raises many kinds
         raise ExecutorError(
             f"the Ray cluster cannot be reached: {describe(error)}",
-            "Check RAY_ADDRESS, or unset it for a cluster on this machine.",
+            "Check RAY_ADDRESS, and the cluster's token (RAY_AUTH_TOKEN) if it asks for one, or unset "
+            "RAY_ADDRESS for a cluster on this machine.",
         ) from None
     return ray, owned
+
+
+def _has_token() -> bool:
+    """Whether there is a token where Ray looks for one."""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
+    return "RAY_AUTH_TOKEN" in os.environ or os.path.isfile(os.path.expanduser(path))
 
 
 class _Actor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import onnx
@@ -151,3 +153,35 @@ def test_a_label_that_no_node_has_is_named() -> None:
 
     with pytest.raises(ExecutorError, match=r"offers the resource 'orin'.*bench"):
         RayMeasurer("orin")
+
+
+def test_a_cluster_that_asks_for_its_token_is_joined(tmp_path: Path) -> None:
+    alone = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    alone |= {"HOME": str(tmp_path), "RAY_TMPDIR": "/tmp"}
+    head = """
+import sys, ray
+context = ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+print("at", context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+    joining = """
+from nas.executors.ray_cluster import join
+ray, _ = join()
+print("has", ray.cluster_resources()["CPU"])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", head], env=alone, stdin=PIPE, stdout=PIPE, text=True
+    ) as started:
+        assert started.stdout is not None
+        assert started.stdin is not None
+        address = started.stdout.readline().removeprefix("at ").strip()
+        assert (tmp_path / ".ray" / "auth_token").is_file()
+        done = subprocess.run(
+            [sys.executable, "-c", joining],
+            env=alone | {"RAY_ADDRESS": address},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        started.stdin.close()
+    assert "has 1.0" in done.stdout, done.stderr
