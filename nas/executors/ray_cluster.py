@@ -52,7 +52,7 @@ def join() -> tuple[Any, bool]:
     except Exception as error:  # Ray raises many kinds
         raise ExecutorError(
             f"the Ray cluster cannot be reached: {describe(error)}",
-            "Check RAY_ADDRESS, and the cluster's token (RAY_AUTH_TOKEN) if it asks for one, or unset "
+            "Check RAY_ADDRESS, and RAY_AUTH_TOKEN if the cluster asks for a token, or unset "
             "RAY_ADDRESS for a cluster on this machine.",
         ) from None
     return ray, owned
