@@ -5,17 +5,13 @@ proposes is really evaluated only if it is new and meets every budget on known q
 it is told what is known, and asked again. Candidates under way count as believed. All proposals
 made for a trial are kept in the trial's origin, so that everything a sampler will do can be rebuilt
 from the recorded trials alone.
-
-Optuna's own samplers are asked through an Optuna study in memory; samplers of whole genomes are
-asked directly, with what that study would hold in arrays.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
@@ -23,15 +19,13 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.samplers import BaseGASampler, BaseSampler, CmaEsSampler
-from optuna.trial import TrialState
 from threadpoolctl import ThreadpoolController
 
+from nas.engine.asking import asking
 from nas.engine.candidates import Candidates, identities, identity
 from nas.engine.goal import Goals
 from nas.engine.problem import Problem
-from nas.engine.samplers import GenomeSampler, SpaceExhausted, get_sampler
-from nas.engine.told import CONSTRAINT, Memory, Told, distributions
+from nas.engine.samplers import SpaceExhausted
 from nas.errors import BudgetError
 from nas.executors.executor import PART_NOISE, Evaluate, Executor, InProcess, Outcome
 from search_spaces.choices import Genomes
@@ -186,57 +180,35 @@ class _Loop:
     def __init__(self, problem: Problem, sampler: str, seed: int) -> None:
         self.problem = problem
         self.name = sampler
-        self.sampler_at = get_sampler(sampler, problem, seed)
+        self.asking = asking(problem, sampler, seed)
         self.candidates = Candidates(problem, seed)
         self.listed = None if problem.listed is None else set(identities(problem.listed))
-        self.distributions = distributions(problem.choices)
         self.known: dict[bytes, Evaluated] = {}
         self._free: dict[bytes, tuple[dict[str, float], float]] = {}
-        self.n_told = 0
-        self.n_complete = 0
         self.pending: dict[int, _Proposal] = {}
-        self.memory = Memory(problem)
         self.goals = Goals(problem)
-        first = self.sampler_at(0)
-        self.study: optuna.Study | None = None
-        # It keeps its state in its own trials, and knows nothing of constraints.
-        self.by_cma_es = isinstance(first, CmaEsSampler)
-        if not isinstance(first, GenomeSampler):
-            with _quiet():
-                self.study = optuna.create_study(
-                    directions=[
-                        "maximize" if o.maximise else "minimize" for o in problem.objectives
-                    ],
-                    sampler=first,
-                )
-
-    @property
-    def _n_asked(self) -> int:
-        """Trials told and under way."""
-        return self.n_told + len(self.pending)
 
     def propose(self) -> _Proposal | None:
         """The next new feasible genome; None if none was found."""
         asked: list[list[int]] = []
-        under_way = {identity(proposal.genome) for proposal in self.pending.values()}
+        under_way = [(p.genome, p.believed) for p in self.pending.values()]
+        busy = {identity(genome) for genome, _ in under_way}
         for _ in range(MAX_ASKS):
-            sampler = self.sampler_at(self._n_asked)
             try:
-                raw, trial = self._ask(sampler)
+                found = self.asking.ask(under_way)
             except SpaceExhausted:
                 return None
-            genome = self.problem.choices.canonical(raw[None, :])[0]
-            asked.append([int(g) for g in raw])
-            if self._unlisted(genome):
-                self._tell_aside(trial, genome, raw)
-                return self._instead(
-                    self.candidates.nearest(genome, {*self.known, *under_way}), "nearest", asked
-                )
-            why = sampler.origin if isinstance(sampler, GenomeSampler) else {"kind": self.name}
-            if identity(genome) not in under_way and self._is_new(genome):
-                return self._proposed(genome, why, asked, trial)
-            self._tell_aside(trial, genome, raw)
-        drawn = self.candidates.unseen({*self.known, *under_way}, 6, self._n_asked)
+            genome = self.problem.choices.canonical(found.raw[None, :])[0]
+            asked.append([int(g) for g in found.raw])
+            key = identity(genome)
+            if key not in self.known and key not in busy and self._violation(genome) <= 0:
+                return self._proposed(genome, found.why, asked, found.trial)
+            self._tell_aside(found.trial, genome, found.raw)
+            if self.listed is not None and key not in self.listed:
+                near = self.candidates.nearest(genome, {*self.known, *busy})
+                return self._instead(near, "nearest", asked)
+        number = self.asking.n_told + len(under_way)
+        drawn = self.candidates.unseen({*self.known, *busy}, 6, number)
         return self._instead(drawn, "random", asked)
 
     def _instead(
@@ -246,26 +218,6 @@ class _Loop:
         if genome is None:
             return None
         return self._proposed(genome, {"kind": kind}, [*asked, [int(g) for g in genome]], None)
-
-    def _unlisted(self, genome: NDArray[np.int64]) -> bool:
-        """Whether the space is a list without this genome."""
-        return self.listed is not None and identity(genome) not in self.listed
-
-    def _ask(
-        self, sampler: BaseSampler | GenomeSampler
-    ) -> tuple[NDArray[np.int64], optuna.Trial | None]:
-        """A proposal as the sampler made it, (genes,), and its trial of the Optuna study."""
-        if isinstance(sampler, GenomeSampler):
-            return np.asarray(sampler.propose(self._told()), dtype=np.int64), None
-        assert self.study is not None  # there is one for Optuna's samplers
-        self.study.sampler = sampler
-        trial = self.study.ask(self.distributions)
-        names = self.problem.choices.names
-        return np.array([trial.params[name] for name in names], dtype=np.int64), trial
-
-    def _told(self) -> Told:
-        pending = list(self.pending.values())
-        return self.memory.told([p.genome for p in pending], [p.believed for p in pending])
 
     def _proposed(
         self,
@@ -284,9 +236,6 @@ class _Loop:
     ) -> dict[str, Any]:
         plain = len(asked) == 1 and asked[0] == [int(g) for g in genome]
         return dict(why) if plain else {**why, "asked": asked}
-
-    def _is_new(self, genome: NDArray[np.int64]) -> bool:
-        return identity(genome) not in self.known and self._violation(genome) <= 0
 
     def _violation(self, genome: NDArray[np.int64]) -> float:
         return self._look_up(genome)[1]
@@ -350,23 +299,9 @@ class _Loop:
         for trial, raw in zip(trials, asked, strict=True):
             for aside in raw[:-1]:
                 genome = self.problem.choices.canonical(aside[None, :])[0]
-                self._tell_aside(self._asked_again(aside), genome, aside)
-            last = self._asked_again(raw[-1]) if trial.origin.get("kind") == self.name else None
-            self.tell(trial, raw[-1], last)
-
-    def _asked_again(self, raw: NDArray[np.int64]) -> optuna.Trial | None:
-        """Of CMA-ES the trial of what it proposed, so that it has the state that it had.
-
-        None of other samplers, and where it proposes something else: with several candidates under
-        way it was told in another order.
-        """
-        if not self.by_cma_es or self.study is None:
-            return None
-        proposed, trial = self._ask(self.sampler_at(self._n_asked))
-        if (proposed == raw).all() or trial is None:
-            return trial
-        self.study.tell(trial, state=TrialState.FAIL)
-        return None
+                self._tell_aside(self.asking.ask_again(aside), genome, aside)
+            its_own = trial.origin.get("kind") == self.name
+            self.tell(trial, raw[-1], self.asking.ask_again(raw[-1]) if its_own else None)
 
     def tell(
         self,
@@ -386,11 +321,12 @@ class _Loop:
         values = None if trial.state == "failed" else self._values(trial)
         if trial.state == "complete" and values and self._violation(trial.genome) <= 0:
             self.goals.add(np.array(values))
-        self._finish(
+        self.asking.tell(
             asked if proposal is None else proposal.trial,
             trial.genome,
             trial.genome if raw is None else raw,
             values,
+            self._violation(trial.genome),
             trial.noise,
         )
 
@@ -408,76 +344,14 @@ class _Loop:
             values = None  # one that is under way
         elif before is not None:
             values = None if before.state == "failed" else self._values(before)
-        elif self.by_cma_es:
+        elif not self.asking.heeds_budgets:
             values = None
         else:
             # Samplers rank what violates a constraint by how much: costly values do not matter.
             costs = self._known_values(genome)
             values = [costs.get(o.name, 0.0) for o in self.problem.objectives]
-        self._finish(trial, genome, raw, values, noise)
+        self.asking.tell(trial, genome, raw, values, self._violation(genome), noise)
 
     def _values(self, trial: Evaluated) -> list[float]:
         values = {**trial.values, **self._known_values(trial.genome)}
         return [float(values[o.name]) for o in self.problem.objectives]
-
-    def _finish(
-        self,
-        trial: optuna.Trial | None,
-        genome: NDArray[np.int64],
-        raw: NDArray[np.int64],
-        values: list[float] | None,
-        noise: float,
-    ) -> None:
-        """Tell a proposal's canonical genome, as it was proposed, with its objectives.
-
-        Optuna has no place for their noise: there an estimate is as good as any value.
-        """
-        violation = self._violation(genome)
-        state = TrialState.FAIL if values is None else TrialState.COMPLETE
-        if self.study is None:
-            row = [math.nan] * len(self.problem.objectives) if values is None else values
-            self.memory.add(
-                genome[None, :], np.array([row]), np.array([violation]), np.array([noise])
-            )
-        elif trial is not None:
-            if not self.by_cma_es:
-                trial.set_constraint(CONSTRAINT, violation)
-            self.study.tell(trial, values, state=state)
-        else:
-            self.study.add_trial(
-                optuna.trial.create_trial(
-                    state=state,
-                    values=values,
-                    params=self._params(raw),
-                    distributions=self.distributions,
-                    system_attrs=self._generation(),
-                    constraints=None if self.by_cma_es else {CONSTRAINT: violation},
-                )
-            )
-        self.n_told += 1
-        self.n_complete += values is not None
-
-    def _params(self, raw: NDArray[np.int64]) -> dict[str, int]:
-        return dict(zip(self.problem.choices.names, map(int, raw), strict=True))
-
-    def _generation(self) -> dict[str, Any]:
-        """The mark that Optuna's genetic samplers leave on a trial when they are asked for it.
-
-        Asked one at a time, they open a new generation after each `population_size` complete
-        trials.
-        """
-        sampler = self.sampler_at(self.n_told)
-        if not isinstance(sampler, BaseGASampler) or not sampler.population_size:
-            return {}
-        return {sampler._get_generation_key(): self.n_complete // sampler.population_size}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's line for every study created."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
