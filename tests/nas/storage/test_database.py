@@ -163,9 +163,14 @@ def test_files_of_another_user_are_read(
     before = sorted(each.name for each in tmp_path.iterdir())
     reading = f"""
 import os
-from nas.errors import StorageError
+from nas.errors import NotFoundError, StorageError
 from nas.storage.database import open_database
 from nas.storage.studies import Studies
+with open_database("sqlite://") as database:  # what is imported only now
+    try:
+        Studies(database).claim(1)
+    except NotFoundError:
+        pass
 os.setgid(65534)
 os.setuid(65534)
 with open_database("sqlite:///{path}", create=False) as database:
