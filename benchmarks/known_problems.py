@@ -183,17 +183,15 @@ def _reference(text: str, values: Floats) -> float:
         if star and extreme not in ("max", "min"):
             raise ValueError
         scale = 1.0 if not star else float(values.max() if extreme == "max" else values.min())
-        if star and scale <= 0:
-            raise UsageError(
-                f"{text} is a multiple of {scale:g}, which is not above 0.", "Write a number."
-            )
-        if not math.isfinite(float(factor)):
+        if not math.isfinite(multiple := float(factor)):
             raise ValueError
-        return float(factor) * scale
-    except UsageError:
-        raise
     except ValueError:
         raise UsageError(f"{text!r} is no reference.", "Write a number, or 1.05*max.") from None
+    if scale <= 0:
+        raise UsageError(
+            f"{text} is a multiple of {scale:g}, which is not above 0.", "Write a number."
+        )
+    return multiple * scale
 
 
 def _packed(genomes: Genomes) -> NDArray[np.bytes_]:

@@ -43,6 +43,25 @@ class Proposed:
     trial: optuna.Trial | None = None
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What was found of a proposal.
+
+    Attributes:
+        genome: canonical, (genes,).
+        raw: as it was proposed.
+        values: objectives in their own directions; None if its evaluation failed.
+        violation: of the budgets.
+        noise: of a costly objective, as in `Told`.
+    """
+
+    genome: Genome
+    raw: Genome
+    values: Sequence[float] | None
+    violation: float
+    noise: float
+
+
 class Asking(ABC):
     """A sampler of a study, asked and told.
 
@@ -78,38 +97,14 @@ class Asking(ABC):
         """
         return None
 
-    def tell(
-        self,
-        trial: optuna.Trial | None,
-        genome: Genome,
-        raw: Genome,
-        values: Sequence[float] | None,
-        violation: float,
-        noise: float,
-    ) -> None:
+    @abstractmethod
+    def tell(self, found: Finding, trial: optuna.Trial | None = None) -> None:
         """Tell what was found of a proposal.
 
         Args:
+            found: of it.
             trial: of the Optuna study; None of what was proposed before the process began.
-            genome: canonical, (genes,).
-            raw: as it was proposed.
-            values: objectives in their own directions; None if its evaluation failed.
-            violation: of the budgets.
-            noise: of a costly objective, as in `Told`.
         """
-        self._keep(trial, genome, raw, values, violation, noise)
-        self.n_told += 1
-
-    @abstractmethod
-    def _keep(
-        self,
-        trial: optuna.Trial | None,
-        genome: Genome,
-        raw: Genome,
-        values: Sequence[float] | None,
-        violation: float,
-        noise: float,
-    ) -> None: ...
 
 
 class Directly(Asking):
@@ -126,17 +121,15 @@ class Directly(Asking):
         raw = np.asarray(sampler.propose(told), dtype=np.int64)
         return Proposed(raw, sampler.origin)
 
-    def _keep(
-        self,
-        trial: optuna.Trial | None,
-        genome: Genome,
-        raw: Genome,
-        values: Sequence[float] | None,
-        violation: float,
-        noise: float,
-    ) -> None:
-        row = [math.nan] * len(self.problem.objectives) if values is None else values
-        self._memory.add(genome[None, :], np.array([row]), np.array([violation]), np.array([noise]))
+    def tell(self, found: Finding, trial: optuna.Trial | None = None) -> None:
+        failed = [math.nan] * len(self.problem.objectives)
+        self._memory.add(
+            found.genome[None, :],
+            np.array([failed if found.values is None else found.values]),
+            np.array([found.violation]),
+            np.array([found.noise]),
+        )
+        self.n_told += 1
 
 
 class ThroughOptuna(Asking):
@@ -184,33 +177,26 @@ class ThroughOptuna(Asking):
         self._study.tell(proposed.trial, state=TrialState.FAIL)
         return None
 
-    def _keep(
-        self,
-        trial: optuna.Trial | None,
-        genome: Genome,
-        raw: Genome,
-        values: Sequence[float] | None,
-        violation: float,
-        noise: float,
-    ) -> None:
+    def tell(self, found: Finding, trial: optuna.Trial | None = None) -> None:
         """Optuna has no place for noise: there an estimate is as good as any value."""
-        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        state = TrialState.FAIL if found.values is None else TrialState.COMPLETE
         if trial is not None:
             if self.heeds_budgets:
-                trial.set_constraint(CONSTRAINT, violation)
-            self._study.tell(trial, values, state=state)
+                trial.set_constraint(CONSTRAINT, found.violation)
+            self._study.tell(trial, found.values, state=state)
         else:
             self._study.add_trial(
                 optuna.trial.create_trial(
                     state=state,
-                    values=values,
-                    params=dict(zip(self.problem.choices.names, map(int, raw), strict=True)),
+                    values=found.values,
+                    params=dict(zip(self.problem.choices.names, map(int, found.raw), strict=True)),
                     distributions=self._distributions,
                     system_attrs=self._generation(),
-                    constraints={CONSTRAINT: violation} if self.heeds_budgets else None,
+                    constraints={CONSTRAINT: found.violation} if self.heeds_budgets else None,
                 )
             )
-        self._n_complete += values is not None
+        self.n_told += 1
+        self._n_complete += found.values is not None
 
     def _generation(self) -> dict[str, Any]:
         """The mark that Optuna's genetic samplers leave on a trial when they are asked for it.

@@ -225,9 +225,9 @@ class Guided(GenomeSampler):
             batch, gain = self._climb(batch, gain, told, seen, nodes, weights)
         best = int(np.argmax(_rounded(gain)))
         kind = "explore" if explore else "exploit"
-        if gain[best] <= 0 and not batch.models:
-            return None  # nothing widens the front, and there is nothing to learn
         if gain[best] <= 0:
+            if not batch.models:
+                return None  # nothing widens the front, and there is nothing to learn
             # Nothing promises to widen the front: learn where least is known.
             spread = self._deviation(batch.models, batch.rows)[:, 0]
             best = int(np.argmax(_rounded(np.where(gain >= 0, spread, -1.0))))

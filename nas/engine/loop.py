@@ -21,7 +21,7 @@ import optuna
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from nas.engine.asking import asking
+from nas.engine.asking import Finding, asking
 from nas.engine.candidates import Candidates, identities, identity
 from nas.engine.goal import Goals
 from nas.engine.problem import Problem
@@ -321,13 +321,11 @@ class _Loop:
         values = None if trial.state == "failed" else self._values(trial)
         if trial.state == "complete" and values and self._violation(trial.genome) <= 0:
             self.goals.add(np.array(values))
+        proposed = trial.genome if raw is None else raw
+        violation = self._violation(trial.genome)
         self.asking.tell(
+            Finding(trial.genome, proposed, values, violation, trial.noise),
             asked if proposal is None else proposal.trial,
-            trial.genome,
-            trial.genome if raw is None else raw,
-            values,
-            self._violation(trial.genome),
-            trial.noise,
         )
 
     def _tell_aside(
@@ -350,7 +348,7 @@ class _Loop:
             # Samplers rank what violates a constraint by how much: costly values do not matter.
             costs = self._known_values(genome)
             values = [costs.get(o.name, 0.0) for o in self.problem.objectives]
-        self.asking.tell(trial, genome, raw, values, self._violation(genome), noise)
+        self.asking.tell(Finding(genome, raw, values, self._violation(genome), noise), trial)
 
     def _values(self, trial: Evaluated) -> list[float]:
         values = {**trial.values, **self._known_values(trial.genome)}
