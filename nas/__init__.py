@@ -45,7 +45,7 @@ def search(
             limits it on one of several targets.
         trials: real evaluations in all.
         storage: SQLAlchemy URL.
-        study: name; by default made of space, target and budget.
+        study: name; by default made of what is asked for.
         out: folder for pictures and exported subnets.
         export: whether to write the front's subnets (and verify them where the target is here).
         train_time_s: limit of a training, seconds.

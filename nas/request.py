@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.budget import parse_budgets
-from nas.data.metric import ACCURACY, LOSS, METRICS, Metric, metric_of
+from nas.data.metric import ACCURACY, BITS_PER_BYTE, LOSS, METRICS, Metric, metric_of
 from nas.errors import StudyMismatchError, UsageError, nearest
 from nas.paths import DEFAULT_OUT, DEFAULT_STORAGE
 from nas.stop import Flat
@@ -148,7 +148,7 @@ class SearchRequest:
         return metric_of(self.objectives).name
 
     def study_name(self) -> str:
-        """A readable name made of space, targets and budgets."""
+        """A readable name: space, targets, budgets; unusual objectives, sampler and seed."""
         budgets = parse_budgets(self.budgets, self.labels)
         several = len(self.labels) > 1
 
@@ -162,6 +162,13 @@ class SearchRequest:
         parts += limits(None) if budgets else ["free"]
         if self.batch_size != 1:
             parts.append(f"b{self.batch_size}")
+        usual = tuple(self._on_targets("latency"))
+        if self.objectives not in ((), (ACCURACY.name, *usual), (BITS_PER_BYTE.name, *usual)):
+            parts += self.objectives
+        if self.sampler != SearchRequest.sampler:
+            parts.append(self.sampler)
+        if self.seed:
+            parts.append(f"seed{self.seed}")
         text = "-".join(p for p in parts if p)
         return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
 
@@ -184,7 +191,7 @@ class RunOptions:
 
     Attributes:
         storage: SQLAlchemy URL.
-        study: name; None makes one of space, target and budget.
+        study: name; None makes one of what is asked for.
         out: folder for pictures and exported subnets.
         train_time_s: limit of a training.
         retrain: train the supernet anew for a new study.

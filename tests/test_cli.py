@@ -273,14 +273,20 @@ def test_search_resume_and_what_they_print(
     for words, says in [
         (("--trials", "5"), "9 trials already"),
         (("--trials", "5"), f"`nas pareto {study}`"),
-        (("--trials", "12", "--seed", "1"), "seed was 0, now 1"),
+        (("--trials", "12", "--seed", "1", "--study", study), "seed was 0, now 1"),
         (("--trials", "12", "--schemes", "bf16"), "schemes was"),
         (("--trials", "12", "--target", "t4", "--study", study), "was a100, now a100, t4"),
         (("--trials", "12", "--target", "a100"), "two targets are called a100"),
-        (("--trials", "12", "--sampler", "random"), "sampler was guided, now random"),
+        (
+            ("--trials", "12", "--sampler", "random", "--study", study),
+            "sampler was guided, now random",
+        ),
     ]:
         code, _, err = run(*SEARCH, *words, "--no-export")
         assert (code, says in err) == (2, True), err
+    code, _, err = run(*SEARCH, "--trials", "9", "--seed", "1", "--no-export")
+    assert (code, "study vit-digits-a100-5ms-seed1;" in err) == (0, True), err
+    assert run("studies", "delete", f"{study}-seed1", "--yes")[0] == 0
     code, _, err = run("pareto", "vit-digits-a100")
     assert (code, "'vit-digits-a100-5ms'" in err) == (4, True)
     code, _, err = run("verify", "vit-digits-a100-5ms")

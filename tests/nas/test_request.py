@@ -19,6 +19,20 @@ def test_names_are_made_of_space_target_and_budget() -> None:
     assert SearchRequest("vit", "cpu").study_name() == "vit-cpu-free"
 
 
+def test_names_tell_apart_searches_with_other_objectives_samplers_and_seeds() -> None:
+    usual = SearchRequest("vit", "a100", ("5ms",), objectives=("accuracy", "latency"))
+    assert usual.study_name() == "vit-a100-5ms"
+    text = SearchRequest("matlm", "a100").judged_by(BITS_PER_BYTE)
+    assert text.study_name() == "matlm-a100-free"
+    pair = SearchRequest("vit", ("a100", "t4")).judged_by(ACCURACY)
+    assert pair.study_name() == "vit-a100-t4-free"
+    other = SearchRequest("vit", "a100", objectives=("accuracy", "energy"), sampler="tpe", seed=3)
+    assert other.study_name() == "vit-a100-free-accuracy-energy-tpe-seed3"
+    assert SearchRequest("vit", "a100").judged_by(ACCURACY).study_name() == "vit-a100-free"
+    loss = SearchRequest("vit", PAIR, objectives=("loss", "latency@pi-4"))
+    assert loss.study_name() == "vit-a100-pi-4-free-loss-latency-pi-4"
+
+
 @given(
     budgets=st.lists(st.sampled_from(["5ms", "params<=6M", "memory<=1MiB"]), unique=True),
     trials=st.integers(1, 1000),
