@@ -226,4 +226,6 @@ class Op:
             return self.weights * (held.weight_bits if held.is_float else 32) // 8
         _, k, n = self.shape
         groups = math.ceil(k / held.weight_group) if held.weight_group else 1
-        return math.ceil(k * n * held.weight_bits / 8) + 4 * n * groups
+        # Runtimes fill the last group up: a row takes whole groups, whatever its length.
+        stored = groups * held.weight_group or k
+        return math.ceil(stored * n * held.weight_bits / 8) + 4 * n * groups
