@@ -36,8 +36,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str
     Raises:
         CheckpointError: if it cannot be written.
     """
+    write_kept(path, tensor_bytes(tensors, record))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> bytes:
+    """The content of a file that `read_tensors` reads back."""
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write_kept(path, save(plain, {"record": json.dumps(record)}))
+    content: bytes = save(plain, {"record": json.dumps(record)})
+    return content
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

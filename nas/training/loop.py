@@ -443,12 +443,24 @@ class _Job:
             same
             and isinstance(history, list)
             and history
+            and all(map(_is_entry, history))
             and isinstance(stage, int)
+            and 0 <= stage < len(self.schedule.stages)
             and isinstance(updates, int)
         ):
-            raise CheckpointError(f"{path} is of another training.", "Delete it to start anew.")
+            raise CheckpointError(
+                f"{path} is of another training, or damaged.", "Delete it to start anew."
+            )
         self.learner.load(path, tensors)
         self.history, self.stage, self.learner.updates = list(history), stage, updates
         self.clock.start_share = self.history[-1]["share"]
         self.clock.start_steps = len(self.history) / self.recipe.epochs
         self.clock.seconds_before = self.history[-1]["seconds"]
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether this can be what a history tells of an epoch."""
+    return isinstance(entry, dict) and all(
+        isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
+        for key in ("share", "seconds")
+    )

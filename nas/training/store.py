@@ -22,7 +22,7 @@ from nas.data.dataset import Dataset
 from nas.data.dataset import fingerprint as hash_of
 from nas.errors import CheckpointError
 from nas.paths import cache_dir
-from nas.training.checkpoint import check_tensors, read_tensors, write_kept, write_tensors
+from nas.training.checkpoint import check_tensors, read_tensors, tensor_bytes, write_kept
 from nas.training.evaluate import MOST_EXAMPLES
 from nas.training.init import Initial
 from nas.training.loop import Training
@@ -206,10 +206,9 @@ def save_supernet(
     fingerprint = supernet_fingerprint(
         space, data, recipe, seed, initial.digest if initial else None
     )
-    staged = folder / f"{fingerprint}.safetensors"
     state = trained.network.network.state_dict()
-    write_tensors(staged, state, {"fingerprint": fingerprint})
-    digest = hashlib.sha256(staged.read_bytes()).hexdigest()
+    content = tensor_bytes(state, {"fingerprint": fingerprint})
+    digest = hashlib.sha256(content).hexdigest()
     path = folder / f"{fingerprint}-{digest[:DIGEST_DIGITS]}"
     config: dict[str, Any] = {
         "fingerprint": fingerprint,
@@ -236,9 +235,8 @@ def save_supernet(
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     # The record last: a folder without one is not a supernet, whatever stopped the writing.
-    write_kept(path / "model.safetensors", staged.read_bytes())
+    write_kept(path / "model.safetensors", content)
     write_kept(path / "config.json", json.dumps(config, indent=1).encode())
-    staged.unlink()
     return TrainedSupernet(trained.network.eval(), fingerprint, digest, config, path)
 
 
@@ -249,7 +247,8 @@ def _config(path: Path) -> tuple[Path, dict[str, Any]]:
         raise CheckpointError(
             f"{path} cannot be read ({error}).", f"Delete {path.parent} and train anew."
         ) from None
-    if not isinstance(config, dict) or not {"fingerprint", "sha256"} <= config.keys():
+    known = isinstance(config, dict) and {"fingerprint", "sha256"} <= config.keys()
+    if not known or not isinstance(config.get("seconds"), int | float):
         raise CheckpointError(
             f"{path} describes no supernet.", f"Delete {path.parent} and train anew."
         )

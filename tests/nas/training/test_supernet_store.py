@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,17 @@ from nas.events import Event
 from nas.training import TrainedSupernet, find_supernet, obtain_supernet, train_supernet
 from nas.training.checkpoint import read_tensors, write_tensors
 from nas.training.evaluate import quality
+from nas.training.loop import fit
 from nas.training.obtain import own_supernet
 from nas.training.recipe_text import recipe_for
 from nas.training.recipes.sandwich import Sandwich
-from nas.training.store import SHIPPED, find_weights, load_supernet, supernet_fingerprint
+from nas.training.store import (
+    SHIPPED,
+    find_weights,
+    load_supernet,
+    save_supernet,
+    supernet_fingerprint,
+)
 from search_spaces import vit
 from search_spaces.space import SearchSpace
 
@@ -72,6 +80,21 @@ def test_found_again_with_the_same_weights(
     assert not list(folders[0].glob("*.unfinished"))
 
 
+def test_trainings_of_one_fingerprint_are_kept_side_by_side(
+    tiny: Sandwich, space: SearchSpace, data: Dataset, tmp_path: Path
+) -> None:
+    trained = fit(space, data, tiny, 0, time_limit_s=0.5)
+
+    def keep(_: int) -> str:
+        return save_supernet(trained, data, tiny, 0, tmp_path).digest
+
+    with ThreadPoolExecutor(8) as several:
+        digests = set(several.map(keep, range(32)))
+    assert len(digests) == 1
+    (folder,) = tmp_path.iterdir()
+    assert load_supernet(space, folder).digest in digests
+
+
 def test_fingerprint_is_of_everything_that_shaped_it(
     tiny: Sandwich, space: SearchSpace, data: Dataset
 ) -> None:
@@ -115,7 +138,10 @@ def test_weights_of_another_network_are_refused(kept: TrainedSupernet) -> None:
         load_supernet(search_spaces.get("vit", "digits", n_classes=3), kept.path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"sha256": "0"}'])
+NO_TIME = '{"sha256": "0", "fingerprint": "0", "ended_by": "time"}'
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"sha256": "0"}', NO_TIME])
 def test_damaged_record_is_refused(copy: Path, space: SearchSpace, text: str) -> None:
     (copy / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"config\.json"):

@@ -16,6 +16,7 @@ import search_spaces
 from nas.data import Dataset, load_dataset
 from nas.errors import CheckpointError, UsageError
 from nas.training import Progress
+from nas.training.checkpoint import read_tensors, write_tensors
 from nas.training.clock import Clock
 from nas.training.evaluate import quality, threads_for
 from nas.training.loop import TrainingError, fit
@@ -190,6 +191,28 @@ def test_loss_that_is_no_number_names_the_step(
     wild = replace(tiny, learning_rate=1e6, warmup=1e-9)
     with pytest.raises(TrainingError, match=r"step \d+ of epoch 1"):
         fit(space, data, wild, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("history", [1]),
+        ("history", [{"epoch": 1}]),
+        ("history", [{"share": 0.5, "seconds": float("nan")}]),
+        ("stage", 7),
+        ("stage", -1),
+    ],
+)
+def test_damaged_record_of_a_checkpoint_is_refused(
+    tiny: Sandwich, space: SearchSpace, data: Dataset, tmp_path: Path, key: str, value: object
+) -> None:
+    path = tmp_path / "unfinished"
+    with pytest.raises(_Interrupted):
+        fit(space, data, tiny, seed=0, progress=_stop_at(2, 1), checkpoint=path)
+    tensors, record = read_tensors(path)
+    write_tensors(path, tensors, {**record, key: value})
+    with pytest.raises(CheckpointError, match="another training"):
+        fit(space, data, tiny, seed=0, checkpoint=path)
 
 
 def test_checkpoint_of_another_training_is_refused(
