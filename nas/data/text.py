@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nas.data.dataset import Dataset, Part, fingerprint
+from nas.data.reading import check_size
 from nas.errors import UsageError
 
 BYTES = tuple(f"{byte:#04x}" for byte in range(256))
@@ -105,11 +106,13 @@ def load_text(path: Path, input_shape: tuple[int, ...] | None = None) -> Dataset
         input_shape: the space's (length,).
 
     Raises:
-        UsageError: if there is no text or too little of it, or a file cannot be read.
+        UsageError: if there is no text, too little or too much of it, or a file cannot be read.
     """
     files = [path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*.txt")))
     root = path.parent if path.is_file() else path
     try:
+        # Before it is read, for that may be more than this machine holds.
+        _check_windows(str(path), sum(each.stat().st_size for each in files), input_shape)
         contents = {each.relative_to(root).as_posix(): each.read_bytes() for each in files}
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error}).", "Check its permissions.") from None
@@ -122,12 +125,19 @@ def load_texts(
     name: str, contents: Mapping[str, bytes], input_shape: tuple[int, ...] | None
 ) -> Dataset:
     """Files by name, split by their names or by blocks as `load_text` says."""
+    _check_windows(name, sum(map(len, contents.values())), input_shape)
     texts = _official_split(contents) or _block_split(contents)
     digest = hashlib.sha256()
     for part in PARTS:
         digest.update(f"{part}/{len(texts[part])}\n".encode() + texts[part])
     shaped_by = {"content": digest.hexdigest()}
     return text_dataset(name, texts, window_length(input_shape), shaped_by)
+
+
+def _check_windows(name: str, n_bytes: int, input_shape: tuple[int, ...] | None) -> None:
+    """Refuse a text whose overlapping windows do not fit into memory."""
+    length = window_length(input_shape)
+    check_size(name, TRAIN_OVERLAP * n_bytes // length, length + 1)
 
 
 def _official_split(contents: Mapping[str, bytes]) -> dict[str, bytes] | None:

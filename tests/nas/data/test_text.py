@@ -103,6 +103,14 @@ def test_too_little_text(tmp_path: Path) -> None:
         load_dataset(path, (64,), "tokens")
 
 
+def test_too_much_text_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.txt"
+    with path.open("wb") as file:
+        file.truncate(1100 * 2**20)  # of which nothing is on the disk
+    with pytest.raises(UsageError, match=r"take 4\.4 GiB in memory"):
+        load_dataset(path, (64,), "tokens")
+
+
 def test_what_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "image.png").touch()
     (tmp_path / "folder.txt").mkdir()
