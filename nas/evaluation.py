@@ -24,12 +24,15 @@ from nas.data.metric import Metric
 from nas.errors import NasError
 from nas.executors.executor import PART_NOISE, Evaluate, EvaluationFailed
 from nas.quantization.arithmetic import simulate
+from nas.training.evaluate import pass_size
 from search_spaces.elastic import Supernet
 from search_spaces.space import Architecture
 
 # What an evaluation returns beside the quality: its standard error, the examples it is of, and,
 # if it was stopped after a first look, the seconds that the others would have taken at its pace.
 NOISE, EXAMPLES, SECONDS_SAVED = "noise", "examples", "seconds_saved"
+
+MOST_A_PASS = 128
 
 #: Training examples that a subnet's batch-norm statistics are collected on, and of a batch.
 CALIBRATION_EXAMPLES, CALIBRATION_BATCH = 1024, 256
@@ -67,10 +70,12 @@ class Evaluator:
         batch_size: of the deployment: the examples that share one dynamic activation scale.
         calibration: training inputs that a subnet's batch-norm statistics are collected on
             before it is evaluated; needed by supernets that have batch norms.
-        per_pass: examples evaluated at once, rounded down to whole deployment batches.
         threads: passes that run side by side, each in one thread of its own: for small networks
             several times faster than several threads inside each operator. Results do not
             depend on it.
+
+    Attributes:
+        per_pass: examples evaluated at once: whole deployment batches, one at least.
     """
 
     def __init__(
@@ -80,7 +85,6 @@ class Evaluator:
         native: str,
         batch_size: int = 1,
         calibration: Sequence[Tensor] = (),
-        per_pass: int = 128,
         threads: int | None = None,
     ) -> None:
         if supernet.calibrates and not calibration:
@@ -93,7 +97,7 @@ class Evaluator:
         self.runtime = runtime
         self.batch_size = batch_size
         self.calibration = tuple(calibration)
-        self.per_pass = max(per_pass // batch_size, 1) * batch_size
+        self.per_pass = max(pass_size(supernet.space, MOST_A_PASS) // batch_size, 1) * batch_size
         self.threads = threads or this_cpu().cores or 1
 
     def prepare(self, arch: Architecture) -> Supernet:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from nas.data.dataset import Part
 from nas.data.metric import Metric
 from search_spaces.elastic import Supernet
-from search_spaces.space import Architecture
+from search_spaces.space import Architecture, SearchSpace
 
 SMALL_PARAMETERS = 1_000_000
 MOST_EXAMPLES = 4_096
-PER_PASS = {"image": 500, "waveform": 128, "tokens": 32}
+MOST_A_PASS = 500
+PASS_ELEMENTS = 2**24
+"""That the examples of a pass hold in one layer at most, 64 MiB of fp32."""
 
 
 @contextlib.contextmanager
@@ -36,6 +38,17 @@ def threads_for(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def pass_size(space: SearchSpace, most: int) -> int:
+    """Examples that one pass takes, so that memory does not grow with the network.
+
+    >>> import search_spaces
+    >>> [pass_size(search_spaces.get("vit", preset), 128) for preset in ("digits", "base")]
+    [128, 11]
+    """
+    held = max(op.live for _, op in space.workload(space.largest()))
+    return max(min(most, PASS_ELEMENTS // held), 1)
 
 
 def quality(
@@ -65,7 +78,7 @@ def quality(
     found: list[Tensor] = []
     with torch.inference_mode(), threads_for(network):
         network.calibrate(inputs.to(device) for inputs in calibration)
-        for chosen in torch.split(order, PER_PASS[str(part.preprocessing["kind"])]):
+        for chosen in torch.split(order, pass_size(network.space, MOST_A_PASS)):
             inputs, labels = part.batch(chosen)
             logits = network(inputs.to(device)).float()
             found.append(metric.scores(logits, labels.to(device)).cpu())
