@@ -358,6 +358,25 @@ class MatlmSpace(SearchSpace):
             return super().from_reference(kind, state)
         return from_llama(state, self.sizes.tied)
 
+    def reference_settings(self, kind: str) -> dict[str, object]:
+        if kind != "hf":
+            return super().reference_settings(kind)
+        s = self.sizes
+        rope: dict[str, object] = {"rope_type": "llama3" if s.stretch else "default"}
+        if s.stretch:
+            rope["factor"] = s.stretch.factor
+        return {
+            "num_attention_heads": s.heads,
+            "num_key_value_heads": s.kv_heads,
+            "head_dim": s.head_width,
+            "hidden_act": "silu",
+            # Since version 5 of `transformers`, and before.
+            "rope_parameters.rope_theta": s.theta,
+            "rope_theta": s.theta,
+            **{f"rope_parameters.{name}": value for name, value in rope.items()},
+            **{f"rope_scaling.{name}": value for name, value in rope.items()},
+        }
+
 
 _GROUPS: dict[str, tuple[str, ...]] = {
     "qkv": ("attention.q", "attention.k", "attention.v"),

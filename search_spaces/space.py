@@ -175,6 +175,17 @@ class SearchSpace(ABC):
         """
         raise UsageError(f"{self.name} reads no {kind} weights.", "See `nas spaces`.")
 
+    def reference_settings(self, kind: str) -> dict[str, object]:
+        """What the `config.json` of foreign weights must say, where it says it.
+
+        It is what shapes do not show, and without which they would compute something else. A dot
+        in a name leads into what lies within, such as `rope_parameters.rope_theta`.
+
+        Args:
+            kind: one of `references`.
+        """
+        return {}
+
     def largest(self) -> dict[str, Value]:
         """The architecture of all last values."""
         return self.choices.decode(self.choices.extreme(largest=True)[0])

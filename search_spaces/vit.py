@@ -223,6 +223,11 @@ class VitSpace(SearchSpace):
             return super().from_reference(kind, state)
         return from_vit(kind, state, self.sizes.image // self.sizes.patch)
 
+    def reference_settings(self, kind: str) -> dict[str, object]:
+        if kind != "hf":
+            return super().reference_settings(kind)
+        return {"num_attention_heads": max(self.sizes.heads), "hidden_act": "gelu"}
+
 
 @register_space("vit", tuple(PRESETS), "vision transformer, MatFormer-nested feed-forward layers")
 def vit(preset: str, n_classes: int | None = None, in_channels: int | None = None) -> VitSpace:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,10 +82,12 @@ def initial_weights(space: SearchSpace, source: str, seed: int = 0) -> Initial:
     Raises:
         CheckpointError: if a file is damaged or holds more than weights.
         NotFoundError: if there is no such file, or the name is not in the cache.
-        UsageError: if the space reads no such weights, or too little of them fits.
+        UsageError: if the space reads no such weights, too little of them fits, or the
+            `config.json` beside them tells of a network that computes something else.
     """
     kind, place = _parts(space, source)
     foreign = read_foreign(place, HUB_PREFIX.get(kind))
+    _check_settings(space, kind, source, foreign.config)
     mapped = _mapped(space, kind, source, foreign)
     network = space.supernet(seed).network
     state = network.state_dict()
@@ -152,6 +155,20 @@ def _parts(space: SearchSpace, source: str) -> tuple[str, str]:
         reads = ", ".join(space.references) or "none"
         raise UsageError(f"{space.name} reads no {kind} weights.", f"Kinds that it reads: {reads}.")
     return kind, place
+
+
+def _check_settings(space: SearchSpace, kind: str, source: str, config: Mapping[str, Any]) -> None:
+    """Refuse weights of a network that has the right shapes and computes something else."""
+    for name, ours in space.reference_settings(kind).items():
+        theirs: Any = config
+        for part in name.split("."):
+            theirs = theirs.get(part) if isinstance(theirs, Mapping) else None
+        if theirs is not None and theirs != ours:
+            raise UsageError(
+                f"{source} is a network with {name} {str(theirs)[:40]}, {space.name} "
+                f"({space.preset}) computes with {ours}.",
+                "Give weights of a network that is alike, or choose another preset.",
+            )
 
 
 def _mapped(space: SearchSpace, kind: str, source: str, foreign: Foreign) -> dict[str, Tensor]:

@@ -204,6 +204,17 @@ class LightHubertSpace(SearchSpace):
             return mapped
         return self._cut(mapped, width)
 
+    def reference_settings(self, kind: str) -> dict[str, object]:
+        if kind != "hf":
+            return super().reference_settings(kind)
+        return {
+            "num_attention_heads": max(self.sizes.heads),
+            "hidden_act": "gelu",
+            "feat_extract_activation": "gelu",
+            "do_stable_layer_norm": False,
+            "conv_stride": [stride for _, _, stride in self.sizes.convs],
+        }
+
     def _cut(self, state: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
         """What our largest network needs of a supernet that is held in wider tensors."""
         inner, hidden = (state[f"layers.0.{name}.weight"].shape[1] for name in _INNER)

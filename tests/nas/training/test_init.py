@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,6 +67,28 @@ def test_the_largest_subnet_is_the_reference(
     assert initial.fresh == {}
     assert initial.kept_parameters == initial.parameters
     assert "parameters kept (all)" in initial.lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("space", "changes", "says"),
+    [
+        ("vit", {"num_attention_heads": 2}, "num_attention_heads 2, vit (digits) computes with 4"),
+        ("vit", {"hidden_act": "relu"}, "hidden_act relu"),
+        ("matlm", {"rope_parameters": {"rope_theta": 5e5}}, "rope_parameters.rope_theta 500000.0"),
+        ("matlm", {"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling.rope_type llama3"),
+        ("matlm", {"num_key_value_heads": 3}, "num_key_value_heads 3"),
+        ("lighthubert", {"do_stable_layer_norm": True}, "do_stable_layer_norm True"),
+        ("lighthubert", {"conv_stride": [5]}, "conv_stride [5]"),
+    ],
+)
+def test_weights_of_a_network_that_computes_something_else_are_refused(
+    tmp_path: Path, space: str, changes: dict[str, object], says: str
+) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(changes))
+    with pytest.raises(UsageError) as caught:
+        initial_weights(search_spaces.get(space), f"hf:{tmp_path}")
+    assert says in str(caught.value)
 
 
 def test_every_layout_of_a_folder_gives_the_same_state(
