@@ -34,6 +34,7 @@ from nas.equipment import (
 from nas.errors import ExecutorError, StudyExistsError, UsageError
 from nas.events import Event, Listener, silent
 from nas.executors.registry import require_executor
+from nas.export.limits import require_onnx_size
 from nas.files import require_writable
 from nas.front import finish_front
 from nas.opening import begin_study, continued_study, said_of_targets
@@ -72,7 +73,8 @@ def search(
         BudgetError: if no candidate meets the budgets; nothing was trained then.
         StudyMismatchError: if the study exists for another request, or its data have changed.
         ExecutorError: if the workers cannot be started, or every evaluation failed.
-        StorageError, CheckpointError, ProfileError, ExportError: if a place cannot be used.
+        StorageError, CheckpointError, ProfileError: if a place cannot be used.
+        ExportError: if that of the files cannot be, or the networks are too large for them.
     """
     options = options or RunOptions()
     require_sampler(request.sampler)
@@ -87,6 +89,9 @@ def search(
     name = request.study_name() if options.study is None else options.study
     _require_folder_name(name)
     require_writable(options.out / name / "front.png", "--out")
+    if options.export:
+        held = sum(op.params for _, op in space.workload(space.largest()))
+        require_onnx_size(held, f"the largest network of {space.name} ({space.preset})")
     # Nothing is created before the request is known to be sound.
     known, profiles = continued_study(name, request, space, options.storage)
     if not profiles:

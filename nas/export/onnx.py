@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from hw_profiles.errors import first_line, nearest
 from hw_profiles.machine import this_cpu
 from nas.errors import ExportError
+from nas.export.limits import require_onnx_size
 from nas.quantization.graph import COUNTS, MICROSOFT, GraphLinear, operator_kind, quantized_nodes
 from nas.quantization.schemes import Scheme, get_scheme
 
@@ -58,8 +59,9 @@ def export_onnx(network: nn.Module, example: Tensor) -> onnx.ModelProto:
             batches of just its shape and type.
 
     Raises:
-        ExportError: if the network cannot be traced.
+        ExportError: if the network cannot be traced, or is too large for an ONNX file.
     """
+    require_onnx_size(sum(p.numel() for p in network.parameters()), "this network")
     training = network.training
     try:
         with _silenced(), torch.no_grad():
