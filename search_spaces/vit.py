@@ -2,7 +2,8 @@
 
 Papers: ViT, arXiv:2010.11929 (network); MatFormer, arXiv:2310.07707 (nested feed-forward: the
 first 1/8, 1/4, 1/2 or all of the hidden units, chosen per layer); AutoFormer, arXiv:2107.00651
-(sizes of the 224-pixel presets, fixed head width, prefix weight sharing).
+(sizes of the 224-pixel presets, fixed head width, prefix weight sharing); DeiT, arXiv:2012.12877
+(largest networks of the presets named after it).
 
 The network is pre-norm: x + attention(norm(x)), x + mlp(norm(x)), class token to the head. Plain
 network and supernet are the same code; the supernet is the largest network made of elastic layers.
@@ -63,6 +64,11 @@ PRESETS: dict[str, Sizes] = {
     "tiny": Sizes((192, 216, 240), (12, 13, 14), (3, 4), 64, 224, 16, 3, 1000),
     "small": Sizes((320, 384, 448), (12, 13, 14), (5, 6, 7), 64, 224, 16, 3, 1000),
     "base": Sizes((528, 576, 624), (14, 15, 16), (8, 9, 10), 64, 224, 16, 3, 1000),
+    # The largest is a published network, to start from its weights: DeiT's, and timm's
+    # vit_*_patch16_224.
+    "deit-tiny": Sizes((128, 160, 192), (10, 11, 12), (2, 3), 64, 224, 16, 3, 1000),
+    "deit-small": Sizes((256, 320, 384), (10, 11, 12), (4, 5, 6), 64, 224, 16, 3, 1000),
+    "deit-base": Sizes((512, 640, 768), (10, 11, 12), (8, 10, 12), 64, 224, 16, 3, 1000),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ import search_spaces
 from hw_profiles.errors import NotFoundError, UsageError
 from search_spaces.elastic import Elastic, ElasticLinear, Supernet
 from search_spaces.space import SearchSpace
-from search_spaces.vit import PRESETS, VitSpace
 
 SPACE = search_spaces.get("vit", "digits")
 
@@ -167,40 +165,59 @@ def test_describe_is_short_and_tells_architectures_apart() -> None:
 
 # --- reference weights --------------------------------------------------------------------------
 
-# Names and shapes of timm's vit_tiny_patch16_224.
-TIMM = {
-    "cls_token": (1, 1, 192),
-    "pos_embed": (1, 197, 192),
-    "patch_embed.proj.weight": (192, 3, 16, 16),
-    "patch_embed.proj.bias": (192,),
-    **{
-        f"blocks.{i}.{name}.{part}": shape if part == "weight" else shape[:1]
-        for i in range(12)
-        for name, shape in {
-            "norm1": (192,),
-            "attn.qkv": (576, 192),
-            "attn.proj": (192, 192),
-            "norm2": (192,),
-            "mlp.fc1": (768, 192),
-            "mlp.fc2": (192, 768),
-        }.items()
-        for part in ("weight", "bias")
-    },
-    "norm.weight": (192,),
-    "norm.bias": (192,),
-    "head.weight": (1000, 192),
-    "head.bias": (1000,),
-}
+
+def timm_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of timm's vit_{tiny,small,base}_patch16_224."""
+    return {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 197, width),
+        "patch_embed.proj.weight": (width, 3, 16, 16),
+        "patch_embed.proj.bias": (width,),
+        **{
+            f"blocks.{i}.{name}.{part}": shape if part == "weight" else shape[:1]
+            for i in range(12)
+            for name, shape in {
+                "norm1": (width,),
+                "attn.qkv": (3 * width, width),
+                "attn.proj": (width, width),
+                "norm2": (width,),
+                "mlp.fc1": (4 * width, width),
+                "mlp.fc2": (width, 4 * width),
+            }.items()
+            for part in ("weight", "bias")
+        },
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+        "head.weight": (1000, width),
+        "head.bias": (1000,),
+    }
 
 
-def test_timm_s_names_fill_a_network_of_its_size() -> None:
-    sizes = replace(PRESETS["tiny"], embed=(192,), depth=(12,), heads=(3,))
-    space = VitSpace("tiny", sizes)
-    state = {name: torch.empty(shape, device="meta") for name, shape in TIMM.items()}
+TIMM = timm_shapes(192)
+
+
+@pytest.mark.parametrize(
+    ("preset", "width", "heads", "parameters"),
+    [
+        ("deit-tiny", 192, 3, 5_717_416),
+        ("deit-small", 384, 6, 22_050_664),
+        ("deit-base", 768, 12, 86_567_656),
+    ],
+)
+def test_published_networks_are_the_largest_of_their_presets(
+    preset: str, width: int, heads: int, parameters: int
+) -> None:
+    space = search_spaces.get("vit", preset)
+    largest = space.largest()
+    assert {v for k, v in largest.items() if k.endswith("heads")} == {heads}
     with torch.device("meta"):
-        ours = space.build(space.largest()).state_dict()
+        ours = space.build(largest)
+    assert sum(p.numel() for p in ours.parameters()) == parameters
+    state = {name: torch.empty(s, device="meta") for name, s in timm_shapes(width).items()}
     mapped = space.from_reference("timm", state)
-    assert {k: v.shape for k, v in mapped.items()} == {k: v.shape for k, v in ours.items()}
+    assert {k: v.shape for k, v in mapped.items()} == {
+        k: v.shape for k, v in ours.state_dict().items()
+    }
 
 
 def test_timm_s_weights_compute_what_transformers_does() -> None:
