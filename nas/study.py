@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.budget import Budget
 from nas.data.metric import METRICS, Metric, metric_of
 from nas.engine.pareto import non_dominated
 from nas.storage.records import ArtefactRecord, MeasurementRecord, StudyRecord, TrialRecord
@@ -145,12 +146,15 @@ class Study:
         return any(row.energy_mj is not None for row in self.front)
 
     @property
+    def judged(self) -> set[str]:
+        """What is an objective or limited, `weights@a100` on one of several targets."""
+        limits = [Budget(**limit) for limit in self.record.request.get("limits", [])]
+        return {*self.objectives, *(at(limit.quantity, limit.target) for limit in limits)}
+
+    @property
     def asks_energy(self) -> bool:
         """Whether energy is an objective or limited."""
-        limited = any(
-            limit["quantity"] == "energy" for limit in self.record.request.get("limits", [])
-        )
-        return limited or any(split(name)[0] == "energy" for name in self.objectives)
+        return any(split(name)[0] == "energy" for name in self.judged)
 
     @property
     def n_failed(self) -> int:

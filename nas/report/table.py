@@ -11,10 +11,11 @@ from nas.target_names import at, split
 
 
 def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -> Table:
-    """One row a network, fastest first.
+    """One row a network, from least to most of the first cost.
 
-    Measured columns only where something was measured, those of energy where it was asked for.
-    Of several targets each has columns of its own: latency, and what it is judged by beside.
+    Every objective and what is limited has a column; measured ones only where something was
+    measured. Of several targets each has columns of its own: latency, and what it is judged by
+    beside.
 
     Args:
         study: whose front.
@@ -23,6 +24,8 @@ def front_table(study: Study, describe: Callable[[FrontRow], tuple[str, str]]) -
     columns = {"trial": lambda row: str(row.trial), **_quality(study)}
     columns |= _on_targets(study) if study.record.targets else _on_target(study)
     columns["params"] = _cell("params", "params")
+    if "macs" in study.judged:
+        columns["macs"] = _cell("macs", "macs")
     figures = [
         Column(name, [cell(row) for row in study.front], figures=True)
         for name, cell in columns.items()
@@ -47,7 +50,7 @@ def _quality(study: Study) -> dict[str, Cell]:
 
 
 def _on_target(study: Study) -> dict[str, Cell]:
-    """Of one target everything that is predicted, and what was measured."""
+    """Of one target its latency and memory, what was measured, and what else is judged."""
     columns = {
         "latency": _cell("latency", "latency_ms"),
         "bound": _cell("latency", "latency_ms_upper"),
@@ -59,13 +62,13 @@ def _on_target(study: Study) -> dict[str, Cell]:
         columns["energy"] = _cell("energy", "energy_mj")
         columns["energy bound"] = _cell("energy", "energy_mj_upper")
     columns["memory"] = _cell("memory", "memory_bytes")
+    if "weights" in study.judged:
+        columns["weights"] = _cell("weights", "weight_bytes")
     return columns
 
 
 def _on_targets(study: Study) -> dict[str, Cell]:
     """Of each target its latency, what was measured, and what is an objective or limited."""
-    limited = [at(b["quantity"], b["target"]) for b in study.record.request["limits"]]
-    judged = {*study.objectives, *limited}
     columns: dict[str, Cell] = {}
     for label in study.record.targets:
         columns[f"{label}\nlatency"] = _cell("latency", at("latency_ms", label))
@@ -74,7 +77,7 @@ def _on_targets(study: Study) -> dict[str, Cell]:
             columns[f"{label}\nmeasured"] = _cell("latency", at("latency_ms_measured", label))
             columns[f"{label}\nagree"] = _agreement(label)
         for name in ("energy", "memory", "weights"):
-            if at(name, label) in judged:
+            if at(name, label) in study.judged:
                 columns[f"{label}\n{name}"] = _cell(name, judged_column(at(name, label)))
     return columns
 

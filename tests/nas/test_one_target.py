@@ -135,6 +135,13 @@ def test_reports_name_each_target(place: Place) -> None:
     assert len(body) == len(study.front)
     assert head[0].split() == ["a100", "a100", PI, PI, PI, PI]
     assert head[1].split()[3:9] == ["latency", "bound", "latency", "bound", "measured", "agree"]
+    judged = [*study.objectives, "macs", f"weights@{PI}"]
+    wider = replace(study, record=replace(study.record, objectives=judged), measurements=())
+    titles = [column.title for column in front_table(wider, archive.describer(wider)).columns]
+    assert titles[3:-2] == [
+        "a100\nlatency", "a100\nbound", f"{PI}\nlatency", f"{PI}\nbound", f"{PI}\nweights",
+        "params", "macs",
+    ]  # fmt: skip
     text = "\n".join(archive.summary(study, RunOptions(storage=place.storage), drawn=False))
     assert "quality is that in the arithmetic of a100 (cudagraph), the first target" in text
     assert f"(b bf16, fp32 on {PI}; 8 int8)" in text

@@ -103,6 +103,26 @@ def test_the_table_shows_measured_only_where_something_was() -> None:
     assert "measured" not in text(replace(STUDY, measurements=()))
 
 
+def test_the_table_shows_what_is_judged() -> None:
+    def titles(objectives: list[str], quantity: str) -> list[str]:
+        limits = [{"quantity": quantity, "limit": 1e6, "relative": False, "target": None}]
+        record = replace(
+            RECORD, objectives=objectives, request={**RECORD.request, "limits": limits}
+        )
+        study = replace(STUDY, record=record, measurements=())
+        return [column.title for column in front_table(study, describer(study)).columns]
+
+    usual = [
+        "trial", "val", "test", "latency", "bound", "memory", "params", "architecture", "policy",
+    ]  # fmt: skip
+    assert titles(["accuracy", "latency"], "params") == usual
+    wider = usual.copy()
+    wider.insert(usual.index("memory") + 1, "weights")
+    wider.insert(wider.index("params") + 1, "macs")
+    assert titles(["accuracy", "weights"], "macs") == wider
+    assert titles(["accuracy", "macs"], "weights") == wider
+
+
 def test_pictures_are_whole_files(tmp_path: Path) -> None:
     save_png(STUDY, tmp_path / "deep" / "front.png")
     assert (tmp_path / "deep" / "front.png").read_bytes().startswith(b"\x89PNG")
