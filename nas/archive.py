@@ -104,7 +104,8 @@ def draw(study: Study, out: Path) -> tuple[Path, Path]:
     Raises:
         ExportError: if they cannot be written.
     """
-    from nas.report.picture import save_html, save_png
+    from nas.report.page import save_html
+    from nas.report.picture import save_png
 
     folder, stem = out / study.name, picture_stem(study)
     candidates = candidates_of(study)

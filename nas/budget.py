@@ -198,7 +198,7 @@ def format_quantity(quantity: str, value: float) -> str:
     >>> format_quantity("params", 5_700_000), format_quantity("energy", 0.25)
     ('5.7M', '250 uJ')
     """
-    unit, factor = _shown_in(quantity, value)
+    unit, factor = shown_in(quantity, value)
     if unit in ("", " B"):  # whole ones
         return f"{value:.0f}{unit}"
     return f"{_digits(value / factor)}{unit}"
@@ -212,13 +212,13 @@ def rounded_up(quantity: str, value: float) -> float:
     >>> rounded_up("latency", 0.05231), format_quantity("memory", rounded_up("memory", 25_097))
     (0.0524, '24.6 KiB')
     """
-    factor = _shown_in(quantity, value)[1]
+    factor = shown_in(quantity, value)[1]
     shown = value / factor
     step = 10.0 ** (math.floor(math.log10(shown)) - 2)
     return float(f"{math.ceil(shown / step * (1 + 1e-9)) * step:.3g}") * factor
 
 
-def _shown_in(quantity: str, value: float) -> tuple[str, float]:
+def shown_in(quantity: str, value: float) -> tuple[str, float]:
     """The unit that a value is shown in, the largest that leaves it at 1 or above, and its size."""
     units = _SHOWN[quantity]
     return next(((u, f) for u, f in units if value >= 0.9995 * f), units[-1])

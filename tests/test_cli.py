@@ -486,7 +486,7 @@ def test_energy_from_a_profile_to_exported_networks(run: Run, tmp_path: Path) ->
     assert "energy: power by the use of NVIDIA A100-SXM4-80GB" in out
     csv = run("pareto", "s", "--csv")[1]
     assert ",energy_mj,energy_mj_upper," in csv.splitlines()[0]
-    assert "energy bound mJ" in (tmp_path / "nas-out/s/front.html").read_text()
+    assert '"energy bound"' in (tmp_path / "nas-out/s/front.html").read_text()
     assert "energy bound" in run("studies", "show", "s")[1]
     number = str(front[0]["trial"])
     assert "\nenergy    " in run("studies", "show", "s", number)[1]
