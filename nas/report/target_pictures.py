@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hw_profiles.profile import DeviceProfile, NetworkTiming
 from nas.comparison import Compared
 from nas.errors import UsageError
-from nas.report.picture import save_figure
+from nas.report.picture import legend_below, plain_log, save_figure
 from predictors.latency import latency_predictor
 from predictors.measured_ops import FOLDS, errors_of_ops
 
@@ -72,7 +72,7 @@ def save_comparison(compared: Compared, path: Path) -> None:
     _equal_line(axes)
     axes.set_xlabel(f"latency on {compared.names[0]} (ms), line to its upper bound")
     axes.set_ylabel(f"latency on {compared.names[1]} (ms), line to its upper bound")
-    axes.legend(fontsize=8, edgecolor="none")
+    legend_below(axes)
     save_figure(figure, path)
 
 
@@ -97,7 +97,7 @@ def _draw_networks(profile: DeviceProfile, axes: Any) -> None:
     )  # fmt: skip
     axes.axhline(0, color=_GREY, linewidth=0.8)
     axes.set_xscale("log")
-    _plain_log(axes.xaxis)
+    plain_log(axes.xaxis)
     axes.set_xlabel("measured (ms)")
     axes.set_ylabel("measured above the prediction (%)")
     axes.legend(fontsize=8, edgecolor="none")
@@ -147,7 +147,9 @@ def _draw_drift(profile: DeviceProfile, axes: Any) -> None:
     axes.axhline(100 * (anchor.slow_above - 1), color=_GREY, linewidth=0.8, linestyle="--")
     for start in anchor.starts[1:]:
         axes.axvline(anchor.times_s[start], color=_GREY, linewidth=0.8)
-    axes.set_yscale("symlog", linthresh=5)  # a busy moment takes several times as long
+    axes.set_yscale("symlog", linthresh=10)  # a busy moment takes several times as long
+    axes.set_yticks([0, 5, 10, 100, 1000, 10_000])
+    axes.set_ylim(min(-5.0, slower.min()), 1.3 * max(10.0, slower.max()))  # ticks widen it
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.axhline(0, color=_GREY, linewidth=0.8)
     axes.set_xlabel("seconds; a line where the next process begins")
@@ -170,18 +172,12 @@ def _equal_line(axes: Any) -> None:
     """Logarithmic axes and the line on which both are equal."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _plain_log(axes.xaxis)
-    _plain_log(axes.yaxis)
+    plain_log(axes.xaxis)
+    plain_log(axes.yaxis)
     low = max(axes.get_xlim()[0], axes.get_ylim()[0])
     high = min(axes.get_xlim()[1], axes.get_ylim()[1])
     if low < high:
-        axes.plot([low, high], [low, high], color="#a03030", linewidth=0.8, linestyle="--")
-
-
-def _plain_log(axis: Any) -> None:
-    """Tick labels of a logarithmic axis: plain numbers at 1, 2 and 5."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(NullFormatter())
+        axes.plot(
+            [low, high], [low, high], color="#a03030", linewidth=0.8, linestyle="--",
+            label="equally fast",
+        )  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import search_spaces
 from hw_profiles import registry
@@ -34,6 +35,16 @@ from predictors.network import fit_network_model
 SPACE = search_spaces.get("vit")
 A100 = registry.shipped()["a100"]
 SHEETS = Path(registry.__file__).parent / "sheets"
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were made, none of them written."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(
+        "nas.report.target_pictures.save_figure", lambda figure, _: figures.append(figure)
+    )
+    return figures
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +194,42 @@ def test_a_target_twice_as_slow_compares_so(tmp_path: Path) -> None:
         compare_targets("fast", "slow", ["ofa"])
     save_comparison(compared, tmp_path / "deep" / "both.png")
     assert (tmp_path / "deep" / "both.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_comparison_s_legend_names_its_line_and_hides_nothing(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    save_comparison(compare_targets("a100", "t4", ["vit"]), tmp_path / "both.png")
+    (axes,) = drawn[0].axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == {"vit:digits", "equally fast"}
+    drawn[0].draw_without_rendering()
+    assert legend.get_window_extent().y1 < axes.get_window_extent().y0
+
+
+@pytest.mark.parametrize(
+    ("relative", "limits", "ticks"),
+    [
+        ([1.0, 1.01, 1.02], (-5, 13), [0, 5, 10]),
+        ([0.9, 1.0, 9.0], (-10, 1040), [0, 5, 10, 100, 1000]),
+    ],
+)
+def test_the_speed_of_a_machine_fills_its_panel(
+    tmp_path: Path,
+    drawn: list[Figure],
+    relative: list[float],
+    limits: tuple[float, float],
+    ticks: list[float],
+) -> None:
+    profile = measured(1.0)
+    assert profile.anchor is not None
+    anchor = profile.anchor.model_copy(update={"relative": relative})
+    save_profile(profile.model_copy(update={"anchor": anchor}), tmp_path / "p.png")
+    axes = drawn[0].axes[-1]
+    low, high = axes.get_ylim()
+    assert (low, high) == pytest.approx(limits)
+    assert [t for t in axes.get_yticks() if low <= t <= high] == ticks
 
 
 @pytest.mark.parametrize("profile", [measured(1.0), registry.load("a100")], ids=lambda p: p.name)
