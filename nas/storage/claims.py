@@ -27,7 +27,7 @@ from nas.storage.records import utc_now
 RENEWAL_S = 15.0
 """Between two signs of life of a coordinator that has no trial to commit."""
 SILENCE_S = 60.0
-"""After which a coordinator on another host, watched all the time, is dead."""
+"""After which a coordinator that nobody can look for, watched all the time, is dead."""
 LOOK_S = 0.5
 """Between two looks."""
 
@@ -42,19 +42,22 @@ class Holder:
         started: when the process began, in the system's own ticks since boot (a process id is
             used again, and clocks jump); empty where the system does not tell.
         since: when it claimed the study, ISO 8601 in UTC.
+        process_table: which one its process id is of: the boot of the machine and the PID
+            namespace; empty where the system does not tell, and of claims of older versions.
     """
 
     host: str
     pid: int
     started: str
     since: str
+    process_table: str
 
     @classmethod
     def this_process(cls) -> Holder:
         """The calling process, as of now."""
         pid = os.getpid()
         since = utc_now().isoformat(timespec="seconds")
-        return cls(socket.gethostname(), pid, _started(pid), since)
+        return cls(socket.gethostname(), pid, _started(pid), since, _process_table())
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Holder:
@@ -64,6 +67,7 @@ class Holder:
             int(document["pid"]),
             str(document["started"]),
             str(document["since"]),
+            str(document.get("process_table", "")),
         )
 
     def __str__(self) -> str:
@@ -71,8 +75,12 @@ class Holder:
         return f"process {self.pid} on {self.host} (since {since})"
 
     def lives(self) -> bool | None:
-        """Whether the process is there; None if it is on another host, where nobody can look."""
-        if self.host != socket.gethostname():
+        """Whether the process is there; None where it cannot be looked for from here.
+
+        Containers and cloned machines may share a host name: only the same process table counts.
+        So one that died with its machine is not known to be dead after the next boot either.
+        """
+        if (self.host, self.process_table) != (socket.gethostname(), _process_table()):
             return None
         try:
             if psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE:
@@ -154,6 +162,15 @@ def once_free(
         with database.write() as connection:
             if connection.execute(change().where(*as_seen)).rowcount == 1:
                 return
+
+
+def _process_table() -> str:
+    """The boot of this machine and the PID namespace of this process, where there are such."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _started(pid: int) -> str:

@@ -41,7 +41,8 @@ class Holding:
     def claim(self, study_id: int) -> None:
         """Become the study's coordinator; a claim of one's own is renewed.
 
-        Whether a coordinator on another host lives takes a while to find out, a minute at most.
+        Whether a coordinator on another host or in another container lives takes a while to find
+        out, a minute at most; so does whether one from before a reboot does.
 
         Raises:
             NotFoundError: there is no such study.
@@ -122,7 +123,8 @@ class Holding:
     def holder(self, study_id: int) -> str | None:
         """Who runs a study, None if nobody does or its holder died.
 
-        One that died on another host is found dead when this was asked for a minute.
+        One that died where nobody can look for it, as on another host, is found dead when this was
+        asked for a minute.
         """
         row = select(Study.holder, Study.active_at).where(Study.id == study_id)
         with self._database.read() as connection:

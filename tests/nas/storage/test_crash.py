@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,9 +44,9 @@ while True:
 """
 
 
-def _writer(url: str) -> subprocess.Popen[str]:
+def _writer(url: str, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", WRITER, url],
+        [*prefix, sys.executable, "-c", WRITER, url],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -206,9 +207,53 @@ def test_claim_of_another_host_expires(
     assert studies.trials(study.id) == []
 
 
+OTHER_NAMESPACE = ("unshare", "-r", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+def _other_namespaces() -> bool:
+    """Whether this machine lets a process have a table of processes of its own."""
+    if shutil.which("unshare") is None:
+        return False
+    return (
+        subprocess.run([*OTHER_NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not _other_namespaces(), reason="no PID namespaces for users here")
+def test_coordinator_in_another_container_of_the_same_host_name_is_watched(
+    tmp_path: Path, new_study: NewStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "LOOK_S", 0.05)
+    url = f"sqlite:///{tmp_path / 'nas.db'}"
+    with open_database(url) as database:
+        studies = Studies(database)
+        study = studies.create_study(new_study("study"))
+        writer = _writer(url, OTHER_NAMESPACE)
+        try:
+            _printed(writer, 1)
+            with pytest.raises(StorageError, match="being run by process 1 on"):
+                studies.claim(study.id)
+        finally:
+            writer.kill()
+            writer.communicate()
+        monkeypatch.setattr(claims, "SILENCE_S", 0.3)
+        studies.claim(study.id)
+        assert f"process {os.getpid()} on" in (studies.holder(study.id) or "")
+
+
+def test_claim_of_an_older_version_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_process_table", lambda: "one")
+    document = asdict(claims.Holder.this_process())
+    assert claims.Holder.from_json(document).lives()
+    del document["process_table"]
+    assert claims.Holder.from_json(document).lives() is None
+
+
 def test_process_id_that_was_used_again_is_not_the_holder() -> None:
     here = claims.Holder.this_process()
     assert here.lives()
     assert replace(here, started="1").lives() is False
     assert replace(here, pid=2**22 + 1).lives() is False
-    assert replace(here, host="another").lives() is None
+    for elsewhere in ({"host": "another"}, {"process_table": "another"}):
+        assert replace(here, **elsewhere).lives() is None
+        assert replace(here, **elsewhere, pid=2**22 + 1).lives() is None
