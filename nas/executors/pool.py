@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,14 @@ class _Worker:
         self.ready = False
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `stop`
         threads = str(work.threads)
+        # What an interpreter's own start or a library prints must not mix with the outcomes.
+        self._outcomes, outcomes = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nas.executors.worker"],
+            [sys.executable, "-m", "nas.executors.worker", str(outcomes)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self.errors,
             stderr=self.errors,
+            pass_fds=(outcomes,),
             text=True,
             env={
                 **os.environ,
@@ -47,6 +51,7 @@ class _Worker:
                 "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             },
         )
+        os.close(outcomes)
         self.say({"factory": work.factory, "arguments": work.arguments, "threads": work.threads})
         threading.Thread(target=self._listen, args=(inbox,), daemon=True).start()
 
@@ -60,12 +65,9 @@ class _Worker:
             pass
 
     def _listen(self, inbox: queue.Queue[tuple[_Worker, Any]]) -> None:
-        assert self.process.stdout is not None
-        try:
-            for line in self.process.stdout:
+        with open(self._outcomes) as lines, suppress(ValueError):  # of a line cut by its death
+            for line in lines:
                 inbox.put((self, json.loads(line)))
-        except ValueError:  # a line cut by its death
-            pass
         self.process.wait()
         inbox.put((self, None))
 

@@ -1,8 +1,8 @@
-"""A local worker: `python -m nas.executors.worker`, JSON lines on its standard streams.
+"""A local worker: `python -m nas.executors.worker DESCRIPTOR`, JSON lines in and out.
 
-First line in: factory, arguments and threads. Then genomes and their goals in, outcomes out, one a
-line. The end of the input ends the worker, so that it never outlives its coordinator, whatever
-killed that one.
+They come in by standard input and go out by the descriptor. First line in: factory, arguments and
+threads. Then genomes and their goals in, outcomes out, one a line. The end of the input ends the
+worker, so that it never outlives its coordinator, whatever killed that one.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def _say(out: TextIO, message: Any) -> None:
     out.flush()
 
 
-def serve() -> None:
-    """Evaluate until the input ends."""
+def serve(descriptor: int) -> None:
+    """Evaluate until the input ends; `descriptor` is what the outcomes go to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the outcomes
+    os.set_inheritable(descriptor, False)  # its end is the worker's, whatever that has started
+    out = os.fdopen(descriptor, "w")
     inbox: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
     try:
@@ -54,4 +54,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(int(sys.argv[1]))

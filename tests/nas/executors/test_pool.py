@@ -129,6 +129,16 @@ def test_work_that_cannot_begin_ends_it_with_the_reason(factory: str, says: str)
             pool.wait()
 
 
+def test_what_an_interpreter_prints_as_it_starts_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prints = "import os\nprint('hello\\nnull\\n3', flush=True)\nos.write(1, b'no end of a line')\n"
+    (tmp_path / "sitecustomize.py").write_text(prints)
+    monkeypatch.syspath_prepend(tmp_path)  # as the workers' path
+    with LocalPool(WORK, 1) as pool:
+        assert outcome(pool, 1, 2).values == {"sum": 3.0, "pid": float(pool.pids[0])}
+
+
 COORDINATOR = """
 import time, numpy as np
 from nas.executors.pool import LocalPool
