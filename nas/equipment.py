@@ -16,7 +16,13 @@ from nas.candidate import CandidateSpace
 from nas.data.dataset import Dataset
 from nas.data.metric import METRICS
 from nas.data.registry import load_dataset
-from nas.errors import CheckpointError, StudyMismatchError, UsageError
+from nas.errors import (
+    CheckpointError,
+    NotFoundError,
+    StorageError,
+    StudyMismatchError,
+    UsageError,
+)
 from nas.evaluation import Evaluator, calibration_batches, evaluating
 from nas.events import Event, Listener
 from nas.executors.executor import Evaluate
@@ -122,13 +128,20 @@ def profiles_of(studies: Studies, study: StudyRecord) -> dict[str, DeviceProfile
 
     Raises:
         StudyMismatchError: if this version cannot read one.
+        StorageError: if the database has not got one.
     """
     fingerprints = {label: of["profile"] for label, of in study.request.get("targets", {}).items()}
     found = {}
     for label, fingerprint in (fingerprints or {study.target: study.profile_fingerprint}).items():
-        document = studies.load_profile(str(fingerprint)).document
         try:
+            document = studies.load_profile(str(fingerprint)).document
             found[label] = DeviceProfile.model_validate(document)
+        except NotFoundError:
+            raise StorageError(
+                f"study {study.name!r} was begun with a device profile that the database lacks.",
+                "Its trials stay readable (`nas pareto`); restore a copy of the database, or begin "
+                "another with --study.",
+            ) from None
         except ValidationError:
             raise StudyMismatchError(
                 f"study {study.name!r} was begun by an older version, whose device profiles this "
@@ -143,6 +156,7 @@ def setting_of(studies: Studies, study: StudyRecord) -> Setting:
 
     Raises:
         StudyMismatchError: if this version cannot read a profile.
+        StorageError: if the database has not got one.
     """
     r = study.request
     budgets = [Budget(**limit) for limit in r["limits"]]

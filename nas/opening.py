@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -43,15 +44,16 @@ def continued_study(
     Raises:
         StudyMismatchError: if the study exists for another request.
         UsageError: if it has more trials than are asked for.
+        StorageError: if the database has not got a profile that it stands on.
     """
-    try:
-        with open_database(url, create=False) as database:
-            studies = Studies(database)
+    with ExitStack() as opened:
+        try:
+            studies = Studies(opened.enter_context(open_database(url, create=False)))
             known = studies.find_study(name)
-            _refuse_other(studies, known, request, space, url)
-            return known, profiles_of(studies, known)
-    except NotFoundError:
-        return None, {}
+        except NotFoundError:
+            return None, {}
+        _refuse_other(studies, known, request, space, url)
+        return known, profiles_of(studies, known)
 
 
 def _refuse_other(
