@@ -99,7 +99,7 @@ def run_search(
 
     Returns:
         All trials, history first. Fewer than `trials` if it was stopped, or if no unseen feasible
-        candidate is left, which is logged as a warning.
+        candidate was found, which is logged as a warning.
 
     Raises:
         NotFoundError: if there is no such sampler.
@@ -148,7 +148,8 @@ def run_search(
         raise BudgetError("no candidate that meets the budget was found.", "Give a larger budget.")
     if exhausted:
         logger.warning(
-            "no unseen candidate that meets the budget is left after %d of %d trials",
+            "no unseen candidate that meets the budget %s after %d of %d trials",
+            "is left" if loop.used_up() else "was found",
             len(done),
             trials,
         )
@@ -210,6 +211,11 @@ class _Loop:
         number = self.asking.n_told + len(under_way)
         drawn = self.candidates.unseen({*self.known, *busy}, 6, number)
         return self._instead(drawn, "random", asked)
+
+    def used_up(self) -> bool:
+        """Whether every feasible genome is known; never said of a space too large to be listed."""
+        every = self.candidates.every_feasible
+        return every is not None and self.known.keys() >= set(identities(every))
 
     def _instead(
         self, genome: NDArray[np.int64] | None, kind: str, asked: list[list[int]]

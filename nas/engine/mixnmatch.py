@@ -2,7 +2,8 @@
 
 Layers that share nested weights are mixed so that the granularity changes as little as possible:
 ascending over depth, of two neighbouring values at most. What is free then is one number for all
-layers together, and a study spreads its trials over that number, and so over cost.
+layers together, and a study spreads its trials over that number, and so over cost. Where all that
+is drawn in this way is known, any genome that meets the budgets follows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_profiles.errors import UsageError
-from nas.engine.candidates import identity
+from nas.engine.candidates import Candidates, identity
 from nas.engine.problem import Floats, Problem
 from nas.engine.samplers import GenomeSampler, SamplerAt, SpaceExhausted, register_sampler
 from nas.engine.told import Told
@@ -23,7 +24,7 @@ from search_spaces.choices import ChoiceSet, Genomes
 POOL = 2_048
 """Draws of one pool; a trial is the one of them that is nearest to its place in cost."""
 MAX_POOLS = 4
-"""Pools drawn before the space counts as used up."""
+"""Pools drawn before genomes are taken at random, mixed or not."""
 HALVINGS = 7
 """Steps of the bisection that shrinks a draw until it meets the budgets."""
 ALMOST_ONE = 1 - 1e-9
@@ -73,12 +74,13 @@ class MixNMatch(GenomeSampler):
             )
         self._ordered = np.array([choice.ordinal for choice in problem.choices.choices])
         self._pools: dict[int, _Pool] = {}
+        self.candidates = Candidates(problem, seed)
 
     def propose(self, told: Told) -> NDArray[np.int64]:
         """The unseen genome that is nearest to the next place on the scale of costs.
 
         Raises:
-            SpaceExhausted: if none was found.
+            SpaceExhausted: if no unseen feasible genome was found, mixed or not.
         """
         seen = {identity(genome) for genome in told.genomes}
         turn, varied = divmod(len(told), 2)
@@ -94,7 +96,11 @@ class MixNMatch(GenomeSampler):
             best = rows[np.argmin(np.abs(pool.cost[rows] - aim))]
             self.origin = {"kind": "mixed" if pure else "varied"}
             return np.asarray(pool.genomes[best])
-        raise SpaceExhausted
+        drawn = self.candidates.unseen(seen, 11, len(told))
+        if drawn is None:
+            raise SpaceExhausted
+        self.origin = {"kind": "random"}
+        return drawn
 
     def _pool(self, number: int) -> _Pool:
         """The draws of a number, each as large as drawn or else as the budgets let it be."""

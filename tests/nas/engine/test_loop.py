@@ -145,7 +145,14 @@ def test_a_space_that_is_used_up_ends_the_study(sampler, caplog):
     with caplog.at_level(logging.WARNING):
         trials = search(toy, sampler, 50)
     assert len(trials) == len({t.key for t in trials}) == toy.choices.cardinality() == 12
-    assert "12 of 50" in caplog.text
+    assert "is left after 12 of 50" in caplog.text
+
+
+def test_nothing_is_said_to_be_left_only_of_a_space_that_was_listed(caplog):
+    toy = Layered(5, budget_ms=2.1)  # 271,440 candidates, three of which meet it
+    with caplog.at_level(logging.WARNING):
+        assert len(search(toy, "guided", 50)) == 3
+    assert "no unseen candidate that meets the budget was found after 3 of 50" in caplog.text
 
 
 @pytest.mark.parametrize("layers", [3, 9])

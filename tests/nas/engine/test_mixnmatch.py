@@ -121,11 +121,16 @@ def test_seeds_differ():
     assert [t.key for t in a] != [t.key for t in b]
 
 
-def test_a_space_that_is_used_up_ends_the_study():
+def test_what_is_not_mixed_follows_where_all_that_is_mixed_is_known():
     toy = Layered(2)
     trials = search(toy, "mixnmatch", 400)
-    assert len(trials) == len({t.key for t in trials}) < toy.choices.cardinality()
-    assert all(is_mixed(v) for t in trials for v in rungs_of(toy.choices, t.genome))
+    assert len(trials) == len({t.key for t in trials}) == toy.choices.cardinality()
+    first = next(t.number for t in trials if t.origin["kind"] == "random")
+    assert all(is_mixed(v) for t in trials[:first] for v in rungs_of(toy.choices, t.genome))
+    assert {t.origin["kind"] for t in trials[first:]} == {"random"}
+    for cut in range(first - 1, len(trials), 20):
+        resumed = search(toy, "mixnmatch", cut + 1, history=[as_stored(t) for t in trials[:cut]])
+        assert same(resumed[-1], trials[cut]), f"after {cut} trials"
 
 
 def test_a_budget_that_nothing_meets_is_an_error():
