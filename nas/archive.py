@@ -392,18 +392,21 @@ def _noise_line(study: Study) -> str:
 
 
 def unquantized_lines(study: Study) -> list[str]:
-    """Why no layer of a front is quantized, where that is so."""
+    """Why no layer of a front is quantized, where that is so and latency is the reason."""
     schemes = study.record.request["schemes"]
     used = {scheme for row in study.front for scheme in row.policy.values()}
-    if not study.front or len(schemes) < 2 or used != {schemes[0]}:
+    objectives = [split(objective) for objective in study.objectives]
+    targets = [target or study.record.target for name, target in objectives if name == "latency"]
+    if not study.front or not targets or len(schemes) < 2 or used != {schemes[0]}:
         return []
-    targets = study.record.targets or (study.record.target,)
     names, verb = " and ".join(targets), "is" if len(targets) == 1 else "are"
-    return [
+    line = (
         f"no layer of the front is quantized: at these sizes {names} {verb} predicted "
-        f"to be slower in {', '.join(schemes[1:])}. Their gain is size: try "
-        f"--objective {study.metric.name} --objective weights"
-    ]
+        f"to be slower in {', '.join(schemes[1:])}"
+    )
+    if "weights" not in [name for name, _ in objectives]:
+        line += f". Their gain is size: try --objective {study.metric.name} --objective weights"
+    return [line]
 
 
 def measured_lines(study: Study) -> list[str]:

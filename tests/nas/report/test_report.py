@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.archive import describer, measured_lines
+from nas.archive import describer, measured_lines, unquantized_lines
 from nas.errors import ExportError
 from nas.report.page import save_html
 from nas.report.picture import save_png
@@ -49,6 +49,31 @@ def test_json_and_csv_hold_the_same_front() -> None:
     assert [int(r["trial"]) for r in rows] == [r["trial"] for r in shown["front"]]
     assert json.loads(rows[0]["architecture"]) == shown["front"][0]["architecture"]
     assert rows[1]["latency_ms_measured"] == ""
+
+
+@pytest.mark.parametrize(
+    ("objectives", "targets", "says", "advises"),
+    [
+        (["accuracy", "latency"], (), "cpu is predicted to be slower in int8", True),
+        (["accuracy", "latency", "weights"], (), "cpu is predicted to be slower in int8", False),
+        (["accuracy", "latency@a", "latency@b"], ("a", "b"), "a and b are predicted", True),
+        (["accuracy", "latency@b", "weights@a"], ("a", "b"), "b is predicted", False),
+        (["accuracy", "weights"], (), "", False),
+        (["accuracy", "params"], (), "", False),
+    ],
+)
+def test_a_front_in_native_precision_is_explained_by_latency_only_where_it_counts(
+    objectives: list[str], targets: tuple[str, ...], says: str, advises: bool
+) -> None:
+    native = dict.fromkeys(TRIALS[0].policy, "fp32")
+    costs = {t: {"latency_ms_upper": 0.5, "weight_bytes": 500} for t in targets} or None
+    found = replace(TRIALS[0], policy=native, target_costs=costs)
+    record = replace(RECORD, objectives=objectives)
+    lines = unquantized_lines(Study(record, (found,), ()))
+    assert [says in line for line in lines] == [True] * bool(says)
+    assert any("--objective accuracy --objective weights" in line for line in lines) == advises
+    quantized = replace(found, policy=dict.fromkeys(native, "int8"))
+    assert unquantized_lines(Study(record, (quantized,), ())) == []
 
 
 def test_the_table_shows_measured_only_where_something_was() -> None:
