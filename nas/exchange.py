@@ -37,11 +37,12 @@ if TYPE_CHECKING:
 # --- import -------------------------------------------------------------------------------------
 
 
-#: Why a row or trial is not imported, after their number.
-KNOWN = "are in the study already"
-TWICE = "stand there more than once: the first counts"
-FOREIGN = "have a scheme that its target does not offer"
-UNEVALUATED = "were not evaluated, or not on all of the data"
+#: Why a row or trial is not imported, after their number: verb of one, verb of several, the rest.
+Reason = tuple[str, str, str]
+KNOWN: Reason = ("is", "are", "in the study already")
+TWICE: Reason = ("stands", "stand", "there more than once: the first counts")
+FOREIGN: Reason = ("has", "have", "a scheme that its target does not offer")
+UNEVALUATED: Reason = ("was", "were", "not evaluated, or not on all of the data")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> lis
     feasible = sum(trial.feasible for trial in new)
     trials = counted(len(new), "trial")
     lines = [f"{trials} imported into {name}, {feasible} within its budgets"]
-    return [*lines, *(f"{n} {why}" for why, n in left.items())]
+    for (one, several, why), n in left.items():
+        lines.append(f"{n} {one if n == 1 else several} {why}")
+    return lines
 
 
 def _read_csv(path: Path, metric: str, candidates: CandidateSpace) -> Iterator[_Known]:
@@ -195,14 +198,14 @@ def _shaping(study: StudyRecord) -> dict[str, Any]:
 
 def _new_trials(
     found: Iterable[_Known], before: list[TrialRecord], setting: Setting, source: str
-) -> tuple[list[TrialRecord], Counter[str]]:
+) -> tuple[list[TrialRecord], Counter[Reason]]:
     """Trials that the study has not got, and how many others are left out for which reason."""
     candidates = setting.candidates
     there = {trial.key for trial in before}
     keys: set[str] = set()
     number = max((trial.number for trial in before), default=-1)
     new: list[TrialRecord] = []
-    left: Counter[str] = Counter()
+    left: Counter[Reason] = Counter()
     for each in found:
         if each.quality is None:
             left[UNEVALUATED] += 1

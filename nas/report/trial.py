@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from nas.budget import format_quantity
@@ -41,7 +42,7 @@ def trial_row(trial: TrialRecord, metric: Metric) -> dict[str, Any]:
         metric.title: None if trial.quality is None else metric.format(trial.quality),
         **bounds,
         "params": _quantity("params", trial.params),
-        "seconds": f"{trial.seconds:.2f}",
+        "seconds": None if _is_imported(trial) else f"{trial.seconds:.2f}",
         "chosen": str(trial.origin.get("kind", "-")),
     }
 
@@ -55,6 +56,10 @@ def failed_row(trial: TrialRecord, candidates: CandidateSpace) -> dict[str, Any]
         "architecture": candidates.space.describe(trial.architecture),
         "policy": candidates.describe_policy(trial.policy),
     }
+
+
+def _is_imported(trial: TrialRecord) -> bool:
+    return trial.origin.get("kind") == "imported"
 
 
 def _quantity(name: str, value: float | None) -> str | None:
@@ -99,7 +104,11 @@ def trial_lines(
     } | {"params": trial.params, "macs": trial.macs}
     known = [f"{n} {format_quantity(split(n)[0], v)}" for n, v in counted.items() if v is not None]
     lines.append(f"costs     {', '.join(known)}")
-    lines.append(f"evaluated {trial.created_at:%Y-%m-%d %H:%M:%S} UTC in {trial.seconds:.2f} s")
+    when = f"{trial.created_at:%Y-%m-%d %H:%M:%S} UTC"
+    if _is_imported(trial):
+        lines.append(f"imported  {when}")
+    else:
+        lines.append(f"evaluated {when} in {trial.seconds:.2f} s")
     return lines + _why(trial, metric)
 
 
@@ -129,8 +138,10 @@ def _why(trial: TrialRecord, metric: Metric) -> list[str]:
     origin = trial.origin
     kind = str(origin.get("kind", "unknown"))
     lines = [f"chosen    {KINDS.get(kind, f'by {kind}')}"]
-    if kind == "imported":
-        lines[0] += f" ({origin.get('from')}, {origin.get('where')})"
+    if _is_imported(trial):
+        source = str(origin.get("from"))
+        place = str(origin.get("where")).removeprefix(f"{Path(source).name} ")
+        lines[0] += f" ({source}, {place})"
     predicted = (origin.get("predicted") or {}).get(metric.name)
     if predicted is not None:
         std = (origin.get("std") or {}).get(metric.name)

@@ -101,7 +101,7 @@ def test_every_row_that_is_left_out_is_counted(place: Place) -> None:
     lines = import_trials("empty", str(path), place.storage)
     assert lines[0].startswith("2 trials imported")
     assert lines[1:] == [
-        "1 stand there more than once: the first counts",
+        "1 stands there more than once: the first counts",
         "2 were not evaluated, or not on all of the data",
     ]
 
@@ -136,6 +136,9 @@ def test_a_column_a_choice_is_read_too(place: Place) -> None:
         writer.writerow({**values, "accuracy": ""})  # a failed one
     import_trials("empty", str(path), place.storage)
     (told,) = place.trials("empty")
+    _, _, lines = archive.show("empty", told.number, False, place.storage)
+    assert f"chosen    known from elsewhere ({path}, line 3)" in lines
+    assert import_trials("empty", str(path), place.storage)[2] == "1 is in the study already"
     assert (told.key, told.quality, told.quality_noise) == (trial.key, 0.5, 0.01)
 
 
@@ -292,6 +295,11 @@ def test_one_trial_says_why_it_was_chosen(place: Place) -> None:
     import_trials("empty", "full", place.storage)
     _, rows, _ = archive.show("empty", None, False, place.storage)
     assert {row["state"] for row in rows} == {"complete", "over budget"}
+    assert {row["seconds"] for row in rows} == {None}
+    _, _, lines = archive.show("empty", 2, False, place.storage)
+    assert "chosen    known from elsewhere (full, trial 2)" in lines
+    assert any(line.startswith("imported  ") for line in lines)
+    assert not any(line.startswith("evaluated ") for line in lines)
     with pytest.raises(NotFoundError, match="no trial 99"):
         archive.show("full", 99, False, place.storage)
 
