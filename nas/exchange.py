@@ -158,7 +158,9 @@ def _values_of(row: Mapping[str, str], candidates: CandidateSpace) -> dict[str, 
     for choice in candidates.choices.choices:
         text = row.get(choice.name)
         if text:
-            named = {str(value): value for value in choice.values}
+            # A column with gaps has its integers as 8.0 where pandas wrote it.
+            floats = {str(float(v)): v for v in choice.values if isinstance(v, int)}
+            named = floats | {str(value): value for value in choice.values}
             if text not in named:
                 raise ValueError(f"{choice.name} cannot be {text}")
             values[choice.name] = named[text]

@@ -142,6 +142,19 @@ def test_a_column_a_choice_is_read_too(place: Place) -> None:
     assert (told.key, told.quality, told.quality_noise) == (trial.key, 0.5, 0.01)
 
 
+def test_integers_that_pandas_wrote_with_a_point_are_read(place: Place) -> None:
+    trial = place.full.trials[0]
+    values = {**trial.architecture, **trial.policy}
+    row = {k: float(v) if isinstance(v, int) else v for k, v in values.items()}
+    path = place.folder / "columns.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["accuracy", *row])
+        writer.writeheader()
+        writer.writerow({"accuracy": 0.5, **row})
+    import_trials("empty", str(path), place.storage)
+    assert [told.key for told in place.trials("empty")] == [trial.key]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -151,6 +164,7 @@ def test_a_column_a_choice_is_read_too(place: Place) -> None:
         ("accuracy,embed\nnan,16\n", "accuracy is nan"),
         ("accuracy,embed\n91.2,16\n", "accuracy is 91.2"),
         ("accuracy,embed\n0.5,17\n", "embed cannot be 17"),
+        ("accuracy,embed\n0.5,16.5\n", "embed cannot be 16.5"),
         ("accuracy,embed\n0.5,16\n", "is no candidate"),
         ('accuracy,architecture\n0.5,"{""wings"": 2}"\n', "is no candidate"),
         ("accuracy,architecture\n0.5,{\n", "line 2 cannot be read"),
