@@ -5,7 +5,8 @@ fitted to the trials so far and pymoo searches the joint genome on their optimis
 what it visits is the batch's pool. Each trial of the batch is the genome of the pool with the
 largest expected hypervolume gain (Emmerich et al. 2006, by quadrature) given every trial told,
 those of the batch included; where the pool is not the whole space, the best of it are improved by
-one-gene steps first. A share that shrinks takes the largest optimistic gain instead.
+one-gene steps first. A share that shrinks takes the largest optimistic gain instead. Where some
+evaluations failed, a gain counts by how probable it is that there is one (Schonlau et al. 1998).
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ GENERATIONS = 12
 CLIMBERS = 8
 CLIMBS = 4
 """Genomes of largest gain that are improved by steps of one gene, and steps at most."""
+LEAST_SUCCESS = 0.01
+"""Probability of an evaluation without failure at least: what is predicted is not certain."""
 NODES = 7
 REFERENCE_MARGIN = 0.05
 DIGITS = 9
@@ -58,6 +61,7 @@ class _Batch:
         start: trials told before it.
         left_out: those of them that the predictors do not take, for there are too many.
         models: a predictor for each costly objective.
+        failure: a predictor of failures, 1 or 0; None as long as there were none.
         pool: unseen feasible genomes, (n, genes).
         rows: of the pool, for the predictors, (n, genes + features).
         costs: of the pool, to be minimised, (n, known).
@@ -66,6 +70,7 @@ class _Batch:
     start: int
     left_out: NDArray[np.int64]
     models: tuple[AccuracyPredictor, ...]
+    failure: AccuracyPredictor | None
     pool: Genomes
     rows: Floats
     costs: Floats
@@ -127,6 +132,10 @@ class Guided(GenomeSampler):
         """Fit the predictors to the first `start` trials and search on their predictions."""
         kept = np.flatnonzero(told.complete[:start])
         fitted = kept[_nearest(told.values[kept], MOST_FITTED)]
+        # What came from elsewhere beyond the budgets teaches no less.
+        beyond = np.flatnonzero((told.evaluated & ~told.complete)[:start])
+        beyond = beyond[_nearest(told.values[beyond], MOST_FITTED - len(fitted))]
+        fitted = np.sort(np.concatenate([fitted, beyond]))
         rows, values = self.problem.rows(told.genomes[fitted]), told.values[fitted]
         models = tuple(
             AccuracyPredictor(self.problem.choices, maximise=False).fit(
@@ -134,6 +143,11 @@ class Guided(GenomeSampler):
             )
             for k in np.flatnonzero(~self._known)
         )
+        failure = None
+        if told.failed[:start].any():
+            failure = AccuracyPredictor(self.problem.choices, maximise=False).fit(
+                *self._outcomes(told, start, fitted)
+            )
         if self.candidates.every_feasible is None:
             found = self._search(models, told, start)
             met = found.violation <= 0
@@ -145,10 +159,26 @@ class Guided(GenomeSampler):
         fresh = _absent(pool, seen)
         pool, optimistic = pool[fresh], optimistic[fresh]
         gain = gains(told.values[kept], optimistic, self._worst(told, start))
+        gain *= self._success(failure, self.problem.rows(pool))
         keep = np.sort(np.argsort(-_rounded(gain), kind="stable")[:SHORTLIST])
         pool = pool[keep]
         rows, costs = self.problem.rows(pool), self.problem.known_costs(pool)
-        return _Batch(start, np.setdiff1d(kept, fitted), models, pool, rows, costs)
+        left_out = np.setdiff1d(np.flatnonzero(told.evaluated[:start]), fitted)
+        return _Batch(start, left_out, models, failure, pool, rows, costs)
+
+    def _outcomes(self, told: Told, n: int, evaluated: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Rows of what was evaluated and of what of the first `n` failed, and 1 for a failure."""
+        failed = np.flatnonzero(told.failed[:n])[-MOST_FITTED:]
+        rows = self.problem.rows(told.genomes[np.concatenate([evaluated, failed])])
+        return rows, np.repeat([0.0, 1.0], [len(evaluated), len(failed)])
+
+    def _success(self, failure: AccuracyPredictor | None, rows: Floats) -> Floats:
+        """Probability that an evaluation does not fail, optimistic as accuracies are, (n,)."""
+        if failure is None or not len(rows):
+            return np.ones(len(rows))
+        least = failure.quantiles(rows, np.array([OPTIMISM]))[0]
+        success: Floats = np.clip(1 - least, LEAST_SUCCESS, 1.0)
+        return success
 
     def _search(self, models: tuple[AccuracyPredictor, ...], told: Told, start: int) -> Scored:
         """What pymoo visits between the best trials and what they predict."""
@@ -203,7 +233,7 @@ class Guided(GenomeSampler):
         front, worst = told.values[told.complete], self._worst(told, len(told))
         values = self._assemble(self._predict(batch.models, batch.rows, nodes), batch.costs)
         each = gains(front, values.reshape(-1, values.shape[2]), worst).reshape(values.shape[:2])
-        expected: Floats = weights @ each
+        expected: Floats = weights @ each * self._success(batch.failure, batch.rows)
         return expected
 
     def _choose(self, batch: _Batch, told: Told, seen: set[bytes]) -> NDArray[np.int64] | None:
@@ -211,10 +241,12 @@ class Guided(GenomeSampler):
         left = _absent(batch.pool, seen)
         if not left.any():
             return None
-        kept = np.setdiff1d(np.flatnonzero(told.complete), batch.left_out)
+        kept = np.setdiff1d(np.flatnonzero(told.evaluated), batch.left_out)
         rows = self.problem.rows(told.genomes[kept])
         for model, k in zip(batch.models, np.flatnonzero(~self._known), strict=True):
             model.condition(rows, told.values[kept, k], told.noise[kept])
+        if batch.failure is not None:
+            batch.failure.condition(*self._outcomes(told, len(told), kept))
         share = EXPLORE_SHARE * self.n_design / len(told)
         explore = bool(batch.models) and self.candidates.rng(5, len(told)).random() < share
         nodes = np.array([EXPLORE_OPTIMISM]) if explore else self._nodes
@@ -230,6 +262,7 @@ class Guided(GenomeSampler):
                 return None  # nothing widens the front, and there is nothing to learn
             # Nothing promises to widen the front: learn where least is known.
             spread = self._deviation(batch.models, batch.rows)[:, 0]
+            spread = spread * self._success(batch.failure, batch.rows)
             best = int(np.argmax(_rounded(np.where(gain >= 0, spread, -1.0))))
             kind = "explore"
         self.origin = self._why(kind, batch, best, float(gain[best]))

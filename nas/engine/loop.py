@@ -188,6 +188,7 @@ class _Loop:
         self._free: dict[bytes, tuple[dict[str, float], float]] = {}
         self.pending: dict[int, _Proposal] = {}
         self.goals = Goals(problem)
+        self._worst: dict[str, float] = {}  # value of each costly objective so far
 
     def propose(self) -> _Proposal | None:
         """The next new feasible genome; None if none was found."""
@@ -327,6 +328,11 @@ class _Loop:
         values = None if trial.state == "failed" else self._values(trial)
         if trial.state == "complete" and values and self._violation(trial.genome) <= 0:
             self.goals.add(np.array(values))
+        for objective in self.problem.costly if values else ():
+            value = trial.values[objective.name]
+            before = self._worst.get(objective.name, value)
+            worse = min if objective.maximise else max
+            self._worst[objective.name] = worse(before, value)
         proposed = trial.genome if raw is None else raw
         violation = self._violation(trial.genome)
         self.asking.tell(
@@ -351,9 +357,10 @@ class _Loop:
         elif not self.asking.heeds_budgets:
             values = None
         else:
-            # Samplers rank what violates a constraint by how much: costly values do not matter.
-            costs = self._known_values(genome)
-            values = [costs.get(o.name, 0.0) for o in self.problem.objectives]
+            # Samplers rank what violates a constraint by how much. Optuna's Gaussian process models
+            # the values all the same: the worst known will not draw it there.
+            believed = {**self._worst, **self._known_values(genome)}
+            values = [believed.get(o.name, 0.0) for o in self.problem.objectives]
         self.asking.tell(Finding(genome, raw, values, self._violation(genome), noise), trial)
 
     def _values(self, trial: Evaluated) -> list[float]:

@@ -49,9 +49,22 @@ class Told:
         return len(self.genomes)
 
     @property
+    def evaluated(self) -> NDArray[np.bool_]:
+        """Evaluated, or believed, without failure, (n,)."""
+        finite: NDArray[np.bool_] = np.all(np.isfinite(self.values), axis=1)
+        return finite
+
+    @property
     def complete(self) -> NDArray[np.bool_]:
         """Evaluated, or believed, without failure and within every budget, (n,)."""
-        return np.isfinite(self.values).all(axis=1) & (self.violation <= 0)
+        return self.evaluated & (self.violation <= 0)
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Evaluated with a failure, (n,)."""
+        failed = ~self.evaluated
+        failed[len(self) - self.n_pending :] = False
+        return failed
 
 
 class Memory:

@@ -186,6 +186,49 @@ def test_failed_evaluations_are_trials_with_a_reason(sampler):
     assert same(cut[-1], trials[20])
 
 
+def test_guided_leaves_alone_what_fails():
+    toy = Layered(6)
+
+    def evaluate(genome, number, goal):
+        if genome[0] == 3:  # the deepest
+            raise EvaluationFailed("out of memory")
+        return toy.evaluate(genome, number, goal)
+
+    trials = search(toy, "guided", 60, evaluate=evaluate)
+    failed = [t.state == "failed" for t in trials]
+    assert sum(failed[:20]) >= 3
+    assert sum(failed[20:]) <= 4
+    cut = search(toy, "guided", 41, history=[as_stored(t) for t in trials[:40]], evaluate=evaluate)
+    assert same(cut[-1], trials[40])
+
+
+def test_what_is_known_beyond_the_budgets_teaches_guided(monkeypatch):
+    tight = Layered(6, budget_ms=6.0)
+    history = [
+        dataclasses.replace(
+            as_stored(t),
+            feasible=t.values["latency_ms"] <= 6.0,
+            origin={"kind": "imported"},
+        )
+        for t in search(Layered(6), "random", 80, seed=1)
+    ]
+    assert 5 <= sum(t.feasible for t in history) <= 40
+    taught = []
+
+    class Spy(guided.AccuracyPredictor):
+        def fit(self, rows, y, noise=None):
+            taught.append(len(rows))
+            return super().fit(rows, y, noise)
+
+    monkeypatch.setattr(guided, "AccuracyPredictor", Spy)
+    found = search(tight, "guided", 81, history=history)[-1]
+    assert (taught, found.feasible) == ([75], True)  # those before its batch
+    taught.clear()
+    monkeypatch.setattr(guided, "MOST_FITTED", 50)
+    search(tight, "guided", 81, history=history)
+    assert taught == [50]
+
+
 def test_an_error_of_the_record_is_the_callers():
     def full(trial):
         raise OSError("the disk is full")
