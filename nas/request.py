@@ -234,13 +234,22 @@ def refuse_mismatch(
     differs = [
         f"{key} was {_short(before.get(key))}, now {_short(value)}"
         for key, value in now.items()
-        if key != "trials" and before.get(key) != value
+        if key != "trials" and _meant(before, key) != _meant(now, key)
     ]
     if differs:
         raise StudyMismatchError(
             f"study {name!r} was opened for another search: {'; '.join(differs)}.",
             f"Run it as it was with `{go_on}`, or name another with --study.",
         )
+
+
+def _meant(request: Mapping[str, Any], key: str) -> Any:
+    """A field of a request as plain data; budgets as they are meant, however they were typed."""
+    if key != "budgets":
+        return request.get(key)
+    targets = request.get("target", "")
+    labels = labels_of([targets] if isinstance(targets, str) else targets)
+    return parse_budgets(request.get(key, ()), labels)
 
 
 def _short(value: Any) -> str:

@@ -124,6 +124,10 @@ def test_what_differs_is_listed() -> None:
     before = {"seed": 0, "trials": 10, "budgets": ["5ms"]}
     go_on = "nas resume 'the s'"
     refuse_mismatch("the s", before, {"seed": 0, "trials": 99, "budgets": ["5ms"]}, go_on)
+    for alike in ("5000us", "latency<=5ms", "0.005 s"):
+        refuse_mismatch("the s", before, {"budgets": [alike]}, go_on)
+    pair = {"target": ["a100", "t4"], "budgets": ["5ms"]}
+    refuse_mismatch("the s", pair, {**pair, "budgets": ["t4:5ms", "a100:5ms"]}, go_on)
     said = "seed was 0, now 1; budgets was 5ms, now 6ms"
     with pytest.raises(StudyMismatchError, match=said) as caught:
         refuse_mismatch("the s", before, {"seed": 1, "trials": 10, "budgets": ["6ms"]}, go_on)
