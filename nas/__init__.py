@@ -78,7 +78,8 @@ def search(
     from nas.events import silent
     from nas.request import RunOptions, SearchRequest
 
-    budgets = (budget,) if isinstance(budget, str) else tuple(budget)
+    several = isinstance(budget, Sequence) and not isinstance(budget, str)
+    budgets: tuple[Any, ...] = tuple(budget) if several else (budget,)
     targets = (target,) if isinstance(target, str) else tuple(target)
     asked = SearchRequest(space=space, target=targets, budgets=budgets, trials=trials, **request)
     options = RunOptions(

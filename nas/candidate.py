@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 
 import numpy as np
@@ -118,7 +119,7 @@ class CandidateSpace:
 def parse_architecture(space: SearchSpace, text: str) -> dict[str, Value]:
     """An architecture from `largest`, `smallest` or `choice=value,...` over the largest.
 
-    A name without a layer index sets every layer: `depth=3,heads=2,ffn=M`.
+    A name without a layer index, or with a star for it, sets every layer: `depth=3,heads=2,ffn=M`.
 
     Raises:
         NotFoundError: if a choice is unknown, or a value is not among the choice's.
@@ -139,7 +140,9 @@ def parse_architecture(space: SearchSpace, text: str) -> dict[str, Value]:
     for part in parts:
         name, _, value = part.partition("=")
         matching = [
-            c for c in space.choices.choices if c.name == name or c.name.split(".")[-1] == name
+            c
+            for c in space.choices.choices
+            if fnmatchcase(c.name, name) or c.name.split(".")[-1] == name
         ]
         if not matching:
             known = {c.name.split(".")[-1] for c in space.choices.choices}

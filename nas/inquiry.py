@@ -255,8 +255,8 @@ def _op_rows(profile: DeviceProfile) -> list[dict[str, Any]]:
 
 def _model_line(model: NetworkModel) -> str:
     return (
-        f"{model.provenance}: {model.source}; error {_error(model.error)}; upper bound at "
-        f"{model.coverage:.0%}"
+        f"{model.provenance}: {model.source.rstrip('.')}; error {_error(model.error)}; "
+        f"upper bound at {model.coverage:.0%}"
     )
 
 

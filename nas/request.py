@@ -78,8 +78,16 @@ class SearchRequest:
 
     def __post_init__(self) -> None:
         for name in ("budgets", "objectives", "schemes"):
-            if isinstance(alone := getattr(self, name), str):
-                raise UsageError(f"{name} are several.", f"Write {name}=[{alone!r}].")
+            if isinstance(asked := getattr(self, name), str):
+                raise UsageError(f"{name} are several.", f"Write {name}=[{asked!r}].")
+            for each in asked or ():
+                if not isinstance(each, str):
+                    raise UsageError(
+                        f"{each!r} among the {name} is no text.", "Write it in quotes."
+                    )
+        for name in ("trials", "seed", "batch_size", "supernet_seed"):
+            if not isinstance(asked := getattr(self, name), int):
+                raise UsageError(f"{name} must be a whole number, not {asked!r}.", "")
         parse_budgets(self.budgets, self.labels)
         objectives = [name for asked in self.objectives for name in self._on_targets(asked)]
         qualities = [name for name in self.objectives if name in METRICS]

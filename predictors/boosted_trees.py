@@ -22,7 +22,8 @@ DEPTH = 3
 RATE = 0.15
 # Of the columns, each tree may split by so large a share: trees that differ err less together.
 COLUMN_SHARE = 0.5
-# Rows that a leaf's value is shrunk by, and rows that it needs.
+# Rows that a leaf's value is shrunk by, and rows that it needs. A node that no allowed split
+# parts so takes the first one: its leaves are shrunk the more.
 SHRINKAGE = 1.0
 LEAF_ROWS = 2.0
 # Splits of a column that has more values: as many, with as many rows between them.

@@ -91,6 +91,8 @@ def print_target(shown: Row) -> None:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             typer.echo(f"\n{key}:")
             print_rows(value, "")
+        elif key == "notes":  # whole sentences
+            print_lines(f"note: {note}" for note in value)
         else:
             typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
 

@@ -60,6 +60,9 @@ def test_requests_round_trip_through_json(
         ({"batch_size": 0}, UsageError),
         ({"seed": -1}, UsageError),
         ({"budgets": ("5",)}, UsageError),
+        ({"budgets": (5,)}, UsageError),
+        ({"trials": "7"}, UsageError),
+        ({"seed": 0.5}, UsageError),
     ],
 )
 def test_wrong_requests_are_refused(fields: dict[str, object], error: type[Exception]) -> None:
