@@ -255,18 +255,18 @@ class _Job:
         share = clock.start_share
         ended_by = "time"
         for epoch in range(len(self.history), recipe.epochs):
-            losses, share = self._epoch(epoch, share)
+            losses, step, share = self._epoch(epoch, share)
             entry: dict[str, float] = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
             if self.world.first:
                 entry |= self._judge()
             entry["seconds"] = clock.seconds_before + clock.spent()
             self.history.append(entry)
             self.by_time = self.world.from_first(clock.by_time(), self.device)
-            entry["share"] = share = self._tell(epoch, len(losses), losses, self.by_time)
+            entry["share"] = share = self._tell(epoch, step, losses, self.by_time)
             figures = {k: v for k, v in entry.items() if k not in ("epoch", "share")}
             self.log(figures, (epoch + 1) * self.steps)
             if share >= 1:
-                if (epoch + 1, len(losses)) == (recipe.epochs, self.steps):
+                if (epoch + 1, step) == (recipe.epochs, self.steps):
                     ended_by = "epochs"
                 break
             if self.checkpoint is not None and self.world.first:
@@ -274,18 +274,20 @@ class _Job:
         seconds = self.history[-1]["seconds"]
         return Training(self.learner.finish(), self.history, seconds, ended_by)
 
-    def _epoch(self, epoch: int, share: float) -> tuple[list[float], float]:
-        """The losses of its steps, and the share of the training that is done then."""
+    def _epoch(self, epoch: int, share: float) -> tuple[list[float], int, float]:
+        """The losses of its steps, the last of them, and the share of the training done then."""
         recipe = self.recipe
         rng = np.random.default_rng([self.seed, epoch])
         images = torch.from_numpy(rng.permutation(len(self.data.train))[: self.per_epoch])
+        batches = torch.split(images, recipe.batch_size)[: self.steps]
         losses: list[float] = []
         began = share
         past: list[list[tuple[Turn, float]]] = []  # the latest first
-        for step, chosen in enumerate(torch.split(images, recipe.batch_size)[: self.steps], 1):
-            by_steps = (epoch * self.steps + step - 1) / (recipe.epochs * self.steps)
+        step = 0
+        while step < len(batches) and share < 1:
+            by_steps = (epoch * self.steps + step) / (recipe.epochs * self.steps)
             index = self.schedule.index(share)
-            steps_left = (recipe.epochs - epoch) * self.steps - step + 1
+            steps_left = (recipe.epochs - epoch) * self.steps - step
             affordable = self.clock.affordable(self.by_time, steps_left)
             moment = Moment(self.schedule.stages[index], epoch, began, affordable)
             if index != self.stage:
@@ -293,8 +295,10 @@ class _Job:
                 self.learner.restart()
                 past.clear()
                 self.stage = index
-            if step == 1:
+            if step == 0:
                 recipe.begin_epoch(moment, self.learner)
+            joined = batches[step : step + recipe.joined(moment)]
+            chosen, step = torch.cat(joined), step + len(joined)
             rate = self.schedule.rate(share, by_steps)
             with torch.random.fork_rng(devices=[] if self.device.type == "cpu" else [self.device]):
                 torch.manual_seed(self._step_seed(epoch, step))
@@ -307,14 +311,12 @@ class _Job:
                     for steps, trained in zip(ago, updates, strict=True)
                 ]
                 del past[max(ago) + 1 :]
-            self.clock.subnets += len(subnets)
+            self.clock.subnets += len(subnets) * len(joined)
             loss, self.by_time = told[0][0], told[-1][1]
             losses.append(loss)
             self.log({"step/loss": loss, "step/rate": rate}, epoch * self.steps + step)
             share = self._tell(epoch, step, losses, self.by_time)
-            if share >= 1:
-                break
-        return losses, share
+        return losses, step, share
 
     def _update(
         self,

@@ -201,6 +201,10 @@ class Recipe(ABC):
     def begin_epoch(self, moment: Moment, learner: Learner) -> None:
         """Called before an epoch's first step."""
 
+    def joined(self, moment: Moment) -> int:
+        """Batches that are trained on as one, which counts as so many steps."""
+        return 1
+
     @abstractmethod
     def subnets(
         self, space: SearchSpace, moment: Moment, rng: np.random.Generator

@@ -15,6 +15,7 @@ from nas.training.turn import Turn, on_soft_labels, soften
 from search_spaces.space import Architecture, SearchSpace
 
 FEWEST = 2  # random subnets a step, as published
+JOINED = 32  # examples a step where a time limit leaves no time for all epochs
 
 
 @register_recipe("sandwich", "largest, smallest and random subnets in each step")
@@ -38,7 +39,8 @@ class Sandwich(Recipe):
 
     Attributes:
         random_subnets: a step, beside the largest and the smallest; under a time limit as many of
-            them as leave time for all epochs, the published two at least.
+            them as leave time for all epochs, the published two at least. Where these are too many
+            still, batches are joined to 32 examples.
         together: subnets that change the weights at once.
         apart: steps between two updates on the same examples; 0 has them follow each other. The
             batches between are held in memory.
@@ -64,6 +66,11 @@ class Sandwich(Recipe):
     apart: int = 0
     apart_until: float = 1.0
     soft_labels: float = 0.5
+
+    def joined(self, moment: Moment) -> int:
+        # Operators of larger batches use a processor better: more epochs are seen in the time.
+        short = moment.affordable < 2 + FEWEST
+        return max(JOINED // self.batch_size, 1) if short else 1
 
     def subnets(
         self, space: SearchSpace, moment: Moment, rng: np.random.Generator

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import search_spaces
 from nas.data import Dataset, load_dataset
@@ -20,9 +21,10 @@ from nas.training.checkpoint import read_tensors, write_tensors
 from nas.training.clock import Clock
 from nas.training.evaluate import quality, threads_for
 from nas.training.loop import TrainingError, fit
-from nas.training.recipe import Moment
+from nas.training.recipe import Moment, Stage
 from nas.training.recipes.sandwich import Sandwich
 from nas.training.schedule import Schedule
+from nas.training.turn import Turn
 from search_spaces.space import Architecture, SearchSpace
 
 
@@ -183,6 +185,37 @@ def test_loop_tells_a_recipe_what_time_leaves(
     affordable.clear()
     fit(space, data, replace(recipe, epochs=1), seed=0)
     assert set(affordable) == {math.inf}
+
+
+def test_joined_batches_count_as_so_many_steps(
+    tiny: Sandwich, space: SearchSpace, data: Dataset
+) -> None:
+    sizes: list[int] = []
+
+    @dataclass(frozen=True)
+    class Joined(Sandwich):
+        def joined(self, moment: Moment) -> int:
+            return 2
+
+        def losses(self, turn: Turn) -> Iterator[tuple[Tensor, float]]:
+            sizes.append(len(turn.inputs))
+            return super().losses(turn)
+
+    steps: list[int] = []
+    recipe = Joined(**{**asdict(tiny), "epochs": 1, "random_subnets": 0})
+    trained = fit(space, data, recipe, seed=0, progress=lambda now: steps.append(now.step))
+    assert sizes == [32, 16]  # of the three batches of 16
+    assert steps == [2, 3, 3]
+    assert (trained.ended_by, trained.history[-1]["share"]) == ("epochs", 1.0)
+
+
+def test_sandwich_joins_batches_where_time_is_short() -> None:
+    moment = Moment(Stage("all"), 0, 0.0)
+    recipe = Sandwich(batch_size=16)
+    assert recipe.joined(moment) == 1
+    assert recipe.joined(replace(moment, affordable=4.0)) == 1
+    assert recipe.joined(replace(moment, affordable=3.9)) == 2
+    assert replace(recipe, batch_size=64).joined(replace(moment, affordable=1.0)) == 1
 
 
 def test_loss_that_is_no_number_names_the_step(
