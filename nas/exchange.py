@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hw_profiles.errors import first_line
 from nas.archive import open_study
 from nas.candidate import CandidateSpace
+from nas.command_line import command
 from nas.data.metric import ACCURACY, METRICS, metric_of
 from nas.data.registry import full_name
 from nas.equipment import setting_of
@@ -99,6 +100,10 @@ def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> lis
     lines = [f"{trials} imported into {name}, {feasible} within its budgets"]
     for (one, several, why), n in left.items():
         lines.append(f"{n} {one if n == 1 else several} {why}")
+    if new:
+        total = len(before) + len(new)
+        go_on = command(["resume", name, "--trials", str(2 * total)], storage)
+        lines.append(f"they count among its trials, {total} now: evaluate more with {go_on}")
     return lines
 
 
