@@ -81,9 +81,11 @@ def test_a_study_begun_anew_under_the_same_name_gets_its_own_networks(
     monkeypatch.chdir(tmp_path)
     old = replace(options, out=Path("out"))
     new = replace(old, storage=f"{options.storage}.2")
+    name = "one"
     for seed, where in enumerate((old, new)):
-        nas.search("vit", "a100", trials=3, seed=seed, storage=where.storage, out=where.out)
-    name = "vit-digits-a100-free"
+        nas.search(
+            "vit", "a100", trials=3, seed=seed, study=name, storage=where.storage, out=where.out
+        )
     fronts = [open_study(name, where.storage).front for where in (old, new)]
     assert {row.trial for row in fronts[0]} & {row.trial for row in fronts[1]}
     assert f"subnets: out/{name}/subnets" in archive.summary(
