@@ -41,7 +41,7 @@ from predictors.gemm_fits import (
 from predictors.gemm_time import RooflineMLP
 from predictors.power_fits import board_energy, fit_energy, scaled_energy
 from predictors.sheet_models import board_models, gpu_attention, gpu_models, sum_of_ops
-from predictors.unseen_gemm import STACK_SPREAD, UnseenGemm
+from predictors.unseen_gemm import STACK_ALLOWANCE, UnseenGemm
 
 # Native types, then schemes, in the order in which a profile offers them.
 OFFERED = ("bf16", "fp16", "int8", "fp8", "int8_wo", "int4_wo")
@@ -209,7 +209,7 @@ def profile_from_others(
 
     def adjusted(bound: UpperBound) -> UpperBound:
         if near:
-            return bound.nearer(product.bound_share_, STACK_SPREAD)
+            return bound.nearer(product.bound_share_, STACK_ALLOWANCE)
         return _for_age(bound, timed.gpu)
 
     predicted, measured = product.left_out_

@@ -25,7 +25,7 @@ OTHERS_WEIGHT = 0.2  # of a device with other kernels, where one with the same i
 COVERAGE = 0.9
 # Log of what a bound allows for the software alone. Of two stacks (public tables) nine products in
 # ten are slower in one by at most 0.03 and 0.07 on the A100, 0.06 and 0.17 on the H200, either way.
-STACK_SPREAD = 0.1
+STACK_ALLOWANCE = 0.1
 SIZES = tuple(f.name for f in fields(Gpu) if f.type in ("float", "int"))
 LARGEST = 1e24  # of a figure of a GPU
 UNITS = ("cores", "l2_bytes", "clock_hz", "flops_per_s", "bandwidth_bytes_per_s")
@@ -148,7 +148,7 @@ class UnseenGemm(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
         whole = np.log(self.bound_.ratio(self.predict(X)))
         if self.sibling_ is None:
             return np.asarray(np.exp(whole))
-        return np.asarray(np.exp(np.minimum(self.bound_share_ * whole + STACK_SPREAD, whole)))
+        return np.asarray(np.exp(np.minimum(self.bound_share_ * whole + STACK_ALLOWANCE, whole)))
 
     def to_params(self) -> Params:
         params: Params = {"factors": list(self.tiles_.factors_.values()), **_numbers_of(self.gpu)}
