@@ -128,7 +128,8 @@ def parse_budget(text: str) -> Budget:
         units = ", ".join(u for u in factors if u)
         what = f"has no unit {match['unit']!r}" if unit else "needs a unit"
         raise UsageError(f"{name} {what} in the budget {text!r}.", f"Give one of {units}.")
-    return Budget(name, number * factors[unit])
+    # Rounded, so that 2300us and 2.3ms are one limit.
+    return Budget(name, float(f"{number * factors[unit]:.12g}"))
 
 
 def _quantity_of(unit: str, text: str) -> str:

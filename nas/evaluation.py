@@ -24,7 +24,7 @@ from nas.data.metric import Metric
 from nas.errors import NasError
 from nas.executors.executor import PART_NOISE, Evaluate, EvaluationFailed
 from nas.quantization.arithmetic import simulate
-from nas.training.evaluate import pass_size
+from nas.training.evaluate import PASS_ELEMENTS, held_elements, pass_size
 from search_spaces.elastic import Supernet
 from search_spaces.space import Architecture
 
@@ -71,8 +71,8 @@ class Evaluator:
         calibration: training inputs that a subnet's batch-norm statistics are collected on
             before it is evaluated; needed by supernets that have batch norms.
         threads: passes that run side by side, each in one thread of its own: for small networks
-            several times faster than several threads inside each operator. Results do not
-            depend on it.
+            several times faster than several threads inside each operator. Fewer run where one
+            deployment batch alone needs the memory of several. Results do not depend on it.
 
     Attributes:
         per_pass: examples evaluated at once: whole deployment batches, one at least.
@@ -98,7 +98,9 @@ class Evaluator:
         self.batch_size = batch_size
         self.calibration = tuple(calibration)
         self.per_pass = max(pass_size(supernet.space, MOST_A_PASS) // batch_size, 1) * batch_size
-        self.threads = threads or this_cpu().cores or 1
+        threads = threads or this_cpu().cores or 1
+        a_pass = self.per_pass * held_elements(supernet.space)
+        self.threads = max(min(threads, threads * PASS_ELEMENTS // a_pass), 1)
 
     def prepare(self, arch: Architecture) -> Supernet:
         """The float32 supernet with this architecture active, on statistics of its own."""

@@ -182,7 +182,7 @@ class Study:
 
     @cached_property
     def front(self) -> list[FrontRow]:
-        """The Pareto front, fastest first; see `FrontRow`."""
+        """The Pareto front, from least to most of the first cost; see `FrontRow`."""
         return [self._row(trial) for trial in self.front_trials()]
 
     def _found_on(self, trial: TrialRecord, target: str | None) -> dict[str, Any]:

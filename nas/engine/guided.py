@@ -33,6 +33,8 @@ MIN_FITTED = 5
 MOST_FITTED = 3_000
 """Of more trials, imported ones say, predictors take those nearest to the front and an even share
 of the rest: their time grows with the cube of the number, their memory with its square."""
+MOST_FAILED = 500
+"""Failed trials, the latest, and as many others, spread evenly, that failures are learnt from."""
 SHORTLIST = 512
 """Genomes of a pool that stay in the running for the trials of its batch."""
 OPTIMISM = 1.0
@@ -159,7 +161,8 @@ class Guided(GenomeSampler):
         fresh = _absent(pool, seen)
         pool, optimistic = pool[fresh], optimistic[fresh]
         gain = gains(told.values[kept], optimistic, self._worst(told, start))
-        gain *= self._success(failure, self.problem.rows(pool))
+        if failure is not None:
+            gain *= self._success(failure, self.problem.rows(pool))
         keep = np.sort(np.argsort(-_rounded(gain), kind="stable")[:SHORTLIST])
         pool = pool[keep]
         rows, costs = self.problem.rows(pool), self.problem.known_costs(pool)
@@ -167,15 +170,18 @@ class Guided(GenomeSampler):
         return _Batch(start, left_out, models, failure, pool, rows, costs)
 
     def _outcomes(self, told: Told, n: int, evaluated: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """Rows of what was evaluated and of what of the first `n` failed, and 1 for a failure."""
-        failed = np.flatnonzero(told.failed[:n])[-MOST_FITTED:]
+        """Rows of what was evaluated and of what of the first `n` failed, and 1 for a failure.
+
+        At most `MOST_FAILED` of each.
+        """
+        failed = np.flatnonzero(told.failed[:n])[-MOST_FAILED:]
+        some = min(len(evaluated), MOST_FAILED)
+        evaluated = evaluated[np.linspace(0, len(evaluated) - 1, some).astype(np.int64)]
         rows = self.problem.rows(told.genomes[np.concatenate([evaluated, failed])])
         return rows, np.repeat([0.0, 1.0], [len(evaluated), len(failed)])
 
-    def _success(self, failure: AccuracyPredictor | None, rows: Floats) -> Floats:
+    def _success(self, failure: AccuracyPredictor, rows: Floats) -> Floats:
         """Probability that an evaluation does not fail, optimistic as accuracies are, (n,)."""
-        if failure is None or not len(rows):
-            return np.ones(len(rows))
         least = failure.quantiles(rows, np.array([OPTIMISM]))[0]
         success: Floats = np.clip(1 - least, LEAST_SUCCESS, 1.0)
         return success
@@ -233,7 +239,9 @@ class Guided(GenomeSampler):
         front, worst = told.values[told.complete], self._worst(told, len(told))
         values = self._assemble(self._predict(batch.models, batch.rows, nodes), batch.costs)
         each = gains(front, values.reshape(-1, values.shape[2]), worst).reshape(values.shape[:2])
-        expected: Floats = weights @ each * self._success(batch.failure, batch.rows)
+        expected: Floats = weights @ each
+        if batch.failure is not None:
+            expected *= self._success(batch.failure, batch.rows)
         return expected
 
     def _choose(self, batch: _Batch, told: Told, seen: set[bytes]) -> NDArray[np.int64] | None:
@@ -262,7 +270,8 @@ class Guided(GenomeSampler):
                 return None  # nothing widens the front, and there is nothing to learn
             # Nothing promises to widen the front: learn where least is known.
             spread = self._deviation(batch.models, batch.rows)[:, 0]
-            spread = spread * self._success(batch.failure, batch.rows)
+            if batch.failure is not None:
+                spread *= self._success(batch.failure, batch.rows)
             best = int(np.argmax(_rounded(np.where(gain >= 0, spread, -1.0))))
             kind = "explore"
         self.origin = self._why(kind, batch, best, float(gain[best]))

@@ -358,7 +358,7 @@ class _Loop:
             values = None
         else:
             # Samplers rank what violates a constraint by how much. Optuna's Gaussian process models
-            # the values all the same: the worst known will not draw it there.
+            # the values all the same: the worst known, 0 before any is, is to draw it there least.
             believed = {**self._worst, **self._known_values(genome)}
             values = [believed.get(o.name, 0.0) for o in self.problem.objectives]
         self.asking.tell(Finding(genome, raw, values, self._violation(genome), noise), trial)

@@ -101,8 +101,9 @@ def _scene(study: Study) -> Scene:
         if cost == "latency" and row.latency_ms_measured is not None
     }
     costs = {t.number: t.figure(judged_column(cost)) or 0.0 for t in done}
-    largest = max([*costs.values(), *measured.values()], default=1.0)
-    unit, size = shown_in(cost, largest)
+    shown = [*costs.values(), *measured.values()]
+    least, most = min(shown, default=1.0), max(shown, default=1.0)
+    unit, size = shown_in(cost, most)
     y_label, factor = _QUALITIES[quality]
 
     def group(
@@ -125,12 +126,12 @@ def _scene(study: Study) -> Scene:
         group("on it for another objective", further, costs, BLUE, 3.5),
         group("measured", timed, measured, ORANGE, 6.0, "ring"),
     ]
-    words, limit = _budget(study, cost, 1.5 * max(costs.values(), default=0.0))
+    words, limit = _budget(study, cost, 1.5 * most) if shown else (None, None)
     return Scene(
         study=study,
         x_label=_COSTS[cost] + (f" ({unit.strip()})" if unit else ""),
         y_label=y_label,
-        log=bool(costs) and 0 < 3 * min(costs.values()) < max(costs.values()),
+        log=0 < 3 * least < most,
         groups=[g for g in groups if g.trials],
         budget=words,
         limit=None if limit is None else limit / size,

@@ -16,7 +16,7 @@ class Clock:
         start_share: of the training that was done before this call.
         start_steps: share of its steps; less where a time limit had hastened it.
         seconds_before: that it took.
-        subnets: trained in the steps of this call.
+        subnets: trained in the steps of this call; on joined batches they count for each.
     """
 
     def __init__(self, limit_s: float | None) -> None:

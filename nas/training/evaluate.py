@@ -47,8 +47,12 @@ def pass_size(space: SearchSpace, most: int) -> int:
     >>> [pass_size(search_spaces.get("vit", preset), 128) for preset in ("digits", "base")]
     [128, 11]
     """
-    held = max(op.live for _, op in space.workload(space.largest()))
-    return max(min(most, PASS_ELEMENTS // held), 1)
+    return max(min(most, PASS_ELEMENTS // held_elements(space)), 1)
+
+
+def held_elements(space: SearchSpace) -> int:
+    """That one example holds at once in the largest network's largest layer."""
+    return max(op.live for _, op in space.workload(space.largest()))
 
 
 def quality(

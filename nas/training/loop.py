@@ -462,7 +462,9 @@ class _Job:
 
 def _is_entry(entry: object) -> bool:
     """Whether this can be what a history tells of an epoch."""
-    return isinstance(entry, dict) and all(
-        isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
-        for key in ("share", "seconds")
-    )
+    if not isinstance(entry, dict):
+        return False
+    share, seconds = entry.get("share"), entry.get("seconds")
+    if not (isinstance(share, int | float) and isinstance(seconds, int | float)):
+        return False
+    return 0 <= share < 1 and 0 <= seconds < math.inf

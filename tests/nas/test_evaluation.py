@@ -116,6 +116,18 @@ def test_the_parts_of_an_evaluation_are_the_whole(batch_size: int) -> None:
     assert given_up["seconds_saved"] > 0
 
 
+def test_memory_bounds_what_runs_side_by_side() -> None:
+    space = search_spaces.get("vit", "tiny")
+    with torch.device("meta"):
+        supernet = space.supernet()
+    few, one, many = (
+        Evaluator(supernet, "onnxruntime", "fp32", n, threads=8) for n in (1, 64, 512)
+    )
+    assert (few.per_pass, few.threads) == (29, 8)
+    assert (one.per_pass, one.threads) == (64, 3)
+    assert (many.per_pass, many.threads) == (512, 1)
+
+
 def test_noise_counts_originals_not_draws() -> None:
     evaluator = Evaluator(SUPERNET, "onnxruntime", "fp32")
     candidate = CandidateSpace(SPACE, ("fp32",)).uniform(SPACE.smallest(), "fp32")

@@ -129,6 +129,9 @@ def test_what_differs_is_listed() -> None:
     refuse_mismatch("the s", before, {"seed": 0, "trials": 99, "budgets": ["5ms"]}, go_on)
     for alike in ("5000us", "latency<=5ms", "0.005 s"):
         refuse_mismatch("the s", before, {"budgets": [alike]}, go_on)
+    for us in range(1, 1000):  # 144 of them are another float in ms
+        typed = {"budgets": [f"{us}us"]}
+        refuse_mismatch("the s", typed, {"budgets": [f"{us / 1000:g}ms"]}, go_on)
     pair = {"target": ["a100", "t4"], "budgets": ["5ms"]}
     refuse_mismatch("the s", pair, {**pair, "budgets": ["t4:5ms", "a100:5ms"]}, go_on)
     said = "seed was 0, now 1; budgets was 5ms, now 6ms"

@@ -17,6 +17,7 @@ from search_problems import (
 )
 
 from nas.engine import guided, linas
+from nas.engine.asking import ThroughOptuna
 from nas.engine.candidates import enumerate_all, identity
 from nas.engine.loop import run_search
 from nas.engine.outer import directions
@@ -200,6 +201,55 @@ def test_guided_leaves_alone_what_fails():
     assert sum(failed[20:]) <= 4
     cut = search(toy, "guided", 41, history=[as_stored(t) for t in trials[:40]], evaluate=evaluate)
     assert same(cut[-1], trials[40])
+
+
+def test_of_many_failures_the_latest_teach_guided(monkeypatch):
+    toy = Layered(6)
+
+    def evaluate(genome, number, goal):
+        if genome[0] == 3:
+            raise EvaluationFailed("out of memory")
+        return toy.evaluate(genome, number, goal)
+
+    history = [as_stored(t) for t in search(toy, "random", 75, evaluate=evaluate)]
+    taught = []
+
+    class Spy(guided.AccuracyPredictor):
+        def fit(self, rows, y, noise=None):
+            taught.append((len(rows), int(sum(y == 1.0))))
+            return super().fit(rows, y, noise)
+
+    monkeypatch.setattr(guided, "AccuracyPredictor", Spy)
+    monkeypatch.setattr(guided, "MOST_FAILED", 10)
+    search(toy, "guided", 76, history=history, evaluate=evaluate)
+    n_failed = sum(t.state == "failed" for t in history)
+    assert n_failed > 10
+    assert taught == [(75 - n_failed, 0), (20, 10)]
+
+
+@pytest.mark.parametrize("quality", [ACCURACY, BITS_PER_BYTE])
+def test_what_no_budget_allows_is_told_with_the_worst_quality(monkeypatch, quality):
+    toy = Layered(3, budget_ms=4, objectives=(quality, LATENCY))
+    told = []
+    tell = ThroughOptuna.tell
+
+    def spy(self, found, trial=None):
+        told.append((found.violation > 0, found.values))
+        tell(self, found, trial)
+
+    monkeypatch.setattr(ThroughOptuna, "tell", spy)
+    search(toy, "tpe", 20)
+    first = next(n for n, (beyond, _) in enumerate(told) if not beyond)
+    worse = min if quality.maximise else max
+    worst = told[first][1][0]
+    beyond_budget = 0
+    for beyond, values in told[first:]:
+        if beyond:
+            assert values[0] == worst
+            beyond_budget += 1
+        else:
+            worst = worse(worst, values[0])
+    assert beyond_budget > 5
 
 
 def test_what_is_known_beyond_the_budgets_teaches_guided(monkeypatch):

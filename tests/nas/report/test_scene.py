@@ -71,6 +71,17 @@ def test_a_budget_far_right_has_words_and_no_line(full: Study) -> None:
         "budget latency<=5ms is far right: it does not bind", None,
     )  # fmt: skip
     assert scene_of(full, request={**far, "limits": []}).budget is None
+    failed = replace(full, trials=(trial(4, None, 0.1, state="failed", reason="no number"),))
+    assert scenes(failed)[0].budget is None  # of nothing drawn it is not known whether it binds
+
+
+def test_a_measured_time_beyond_the_bounds_is_within_the_axis(full: Study) -> None:
+    slow = replace(full, measurements=tuple(replace(m, value=3.0) for m in full.measurements))
+    (scene,) = scenes(slow)
+    assert max(scene.groups[-1].x) == 3.0
+    assert (scene.x_label, scene.log) == ("latency (ms)", True)
+    beyond = {**RECORD.request, "limits": [{**LIMIT, "limit": 2.0}]}
+    assert scene_of(slow, request=beyond).limit == 2.0
 
 
 def test_the_picture_and_the_page_show_the_same(full: Study, tmp_path: Path) -> None:

@@ -232,6 +232,7 @@ def test_loss_that_is_no_number_names_the_step(
         ("history", [1]),
         ("history", [{"epoch": 1}]),
         ("history", [{"share": 0.5, "seconds": float("nan")}]),
+        ("history", [{"share": 1.0, "seconds": 3.0}]),
         ("stage", 7),
         ("stage", -1),
     ],
