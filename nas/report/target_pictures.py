@@ -13,12 +13,13 @@ from hw_profiles.profile import DeviceProfile, NetworkTiming
 from nas.comparison import Compared
 from nas.errors import UsageError
 from nas.report.picture import legend_below, plain_log, save_figure
+from nas.report.scene import BLUE, ORANGE, RED
 from predictors.latency import latency_predictor
 from predictors.measured_ops import FOLDS, errors_of_ops
 
 Floats = NDArray[np.float64]
-_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9822b", "#8a93a0"
-_COLORS = (_BLUE, _ORANGE, "#3a8a4d", "#8a4fa8", "#a03030", _GREY)
+_GREY = "#8a93a0"
+_COLORS = (BLUE, ORANGE, "#3a8a4d", "#8a4fa8", RED, _GREY)
 
 
 def save_profile(profile: DeviceProfile, path: Path) -> None:
@@ -85,12 +86,12 @@ def _draw_networks(profile: DeviceProfile, axes: Any) -> None:
     beyond = 100 * (measured / predicted - 1)
     for mask, color, label in (
         (~held_out, _GREY, "in the fit"),
-        (held_out, _BLUE, "kept out of it"),
+        (held_out, BLUE, "kept out of it"),
     ):
         axes.plot(measured[mask], beyond[mask], "o", markersize=4, color=color, label=label)
     order = np.argsort(measured)
     axes.plot(
-        measured[order], 100 * (upper / predicted - 1)[order], color=_ORANGE,
+        measured[order], 100 * (upper / predicted - 1)[order], color=ORANGE,
         linestyle="none" if profile.space_networks else "-", linewidth=1.2,
         marker="_" if profile.space_networks else "", markersize=6,
         label=f"{profile.network.coverage:.0%} upper bound",
@@ -126,13 +127,13 @@ def _draw_ops(profile: DeviceProfile, axes: Any) -> None:
         boxes = [100 * e for e in errors.values()]
         axes.boxplot(
             boxes, orientation="horizontal", tick_labels=labels, showfliers=False,
-            medianprops={"color": _BLUE},
+            medianprops={"color": BLUE},
         )  # fmt: skip
         axes.set_xlabel("error (%), quartiles of ops of that kind")
     else:
         known = [m for m in profile.op_models if m.error is not None]
         labels = [f"{m.kind} {m.precision} ({m.provenance})" for m in known]
-        axes.barh(labels, [m.error.mape for m in known if m.error], color=_BLUE)
+        axes.barh(labels, [m.error.mape for m in known if m.error], color=BLUE)
         axes.set_xlabel("mean absolute error (%)")
     axes.tick_params(axis="y", labelsize=8)
     axes.invert_yaxis()
@@ -143,7 +144,7 @@ def _draw_drift(profile: DeviceProfile, axes: Any) -> None:
     anchor = profile.anchor
     assert anchor is not None
     slower = 100 * (np.array(anchor.relative) - 1)
-    axes.plot(anchor.times_s, slower, ".", color=_BLUE, markersize=2)
+    axes.plot(anchor.times_s, slower, ".", color=BLUE, markersize=2)
     axes.axhline(100 * (anchor.slow_above - 1), color=_GREY, linewidth=0.8, linestyle="--")
     for start in anchor.starts[1:]:
         axes.axvline(anchor.times_s[start], color=_GREY, linewidth=0.8)
@@ -178,6 +179,6 @@ def _equal_line(axes: Any) -> None:
     high = min(axes.get_xlim()[1], axes.get_ylim()[1])
     if low < high:
         axes.plot(
-            [low, high], [low, high], color="#a03030", linewidth=0.8, linestyle="--",
+            [low, high], [low, high], color=RED, linewidth=0.8, linestyle="--",
             label="equally fast",
         )  # fmt: skip
