@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.engine.candidates import identity
 from nas.engine.loop import Evaluated, run_search
 from nas.engine.pareto import hypervolume
 from nas.engine.problem import Objective, Problem
@@ -131,6 +132,12 @@ def search(
         evaluate=evaluate or toy.evaluate,
         record=record or (lambda trial: None),
     )
+
+
+def absent(genomes: Genomes, listed: Genomes) -> NDArray[np.bool_]:
+    """Which genomes (n, genes) are not in a list, (n,)."""
+    known = {identity(g) for g in listed}
+    return np.array([identity(g) not in known for g in genomes])
 
 
 def as_stored(trial: Evaluated) -> Evaluated:
