@@ -22,7 +22,7 @@ from nas.request import RunOptions
 from nas.storage.database import open_database
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import FrontRow, StoredTrials, Study, front_columns, on_front
+from nas.study import FrontRow, StoredTrials, Study, ended_line, front_columns, on_front
 from nas.target_names import split
 from nas.wording import counted
 from search_spaces.space import SearchSpace
@@ -325,6 +325,10 @@ def summary(study: Study, options: RunOptions, drawn: bool) -> list[str]:
     if drawn:
         stem = picture_stem(study)
         lines.append(f"pictures: {options.out / study.name / stem}.png, {stem}.html beside it")
+    if study.ended:
+        lines.append(ended_line(study.ended))
+        if study.ended["final"]:
+            return lines
     done = len(study.trials)
     total = None if done < int(record.request["asked"]["trials"]) else 2 * done
     lines.append(f"more trials: {resume_command(study.name, total, options)}")

@@ -49,7 +49,7 @@ from nas.training.distributed import first_process
 from nas.training.obtain import own_supernet
 from nas.training.recipe import Recipe
 from nas.training.recipe_text import recipe_for, recipe_text
-from nas.trials import problem_of, run_trials
+from nas.trials import problem_of, run_trials, waited
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -118,13 +118,16 @@ def search(
                 text = "the supernet that this study began with stays: --retrain is for a new study"
                 listener(Event("note", text))
         with studies.claimed(known.id):
-            studies.set_request(known.id, {**known.request, "asked": request.to_json()})
+            asked = {**known.request, "asked": request.to_json(), "ended": None}
+            studies.set_request(known.id, asked)
             resume_with = resume_command(name, request.trials, options)
             listener(Event("study", f"study {name}; resume with: {resume_with}"))
             judged = replace(data, judged_by=request.quality)
             size = request.batch_size
             equipment = equip(setting.candidates, judged, setting.profile, supernet, size)
-            run_trials(studies, known, request, setting, equipment, options, listener)
+            ended = run_trials(studies, known, request, setting, equipment, options, listener)
+            known = replace(known, request={**asked, "ended": ended})
+            waited(lambda: studies.set_request(known.id, known.request), listener)
             _require_one(studies, known, options.storage)
             out = options.out if options.export else None
             timed = [label for label, profile in profiles.items() if can_verify(profile)]

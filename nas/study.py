@@ -107,6 +107,20 @@ class StoredTrials(Sequence[TrialRecord]):
         return self._all[index]
 
 
+def ended_early(record: StudyRecord, trials: int) -> dict[str, Any] | None:
+    """Why a study with so many trials ended before its last one, as `run_trials` says it.
+
+    None if it did not, or has trials since, such as imported ones.
+    """
+    ended: dict[str, Any] | None = record.request.get("ended")
+    return ended if ended and ended["after"] == trials else None
+
+
+def ended_line(ended: dict[str, Any]) -> str:
+    """In words."""
+    return "ended after {after} of {of} trials: {by}".format(**ended)
+
+
 @dataclass(frozen=True)
 class Study:
     """A study read from the database.
@@ -129,6 +143,11 @@ class Study:
     def name(self) -> str:
         """Under which it stands in the database."""
         return self.record.name
+
+    @property
+    def ended(self) -> dict[str, Any] | None:
+        """Why its search ended before the last trial; see `ended_early`."""
+        return ended_early(self.record, len(self.trials))
 
     @property
     def objectives(self) -> list[str]:
@@ -239,6 +258,7 @@ class Study:
             "objectives": self.objectives,
             "budgets": list(self.record.budgets),
             "trials": len(self.trials),
+            "ended": self.ended,
             "notes": list(self.notes),
             "front": [row.to_dict(self.metric) for row in self.front],
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,12 @@ from nas.setting import Setting
 from nas.storage.patience import Result, patiently
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
-from nas.study import is_maximised, judged_column
+from nas.study import ended_line, is_maximised, judged_column
 from search_spaces.choices import Genomes
+
+NONE_LEFT = (
+    "no unseen candidate that meets the budgets was found; larger budgets make room for some"
+)
 
 
 def problem_of(request: SearchRequest, setting: Setting) -> Problem:
@@ -60,11 +65,15 @@ def run_trials(
     equipment: Equipment,
     options: RunOptions,
     listener: Listener,
-) -> None:
+) -> dict[str, Any] | None:
     """Ask, evaluate, commit each trial as it arrives, until the study has its trials.
 
     It ends before them when the time of this run is over or the front no longer grows, as the
-    options say.
+    options say, or when nothing is left to be evaluated.
+
+    Returns:
+        Of an end before the last trial, as plain data: the trials `after` which it came, how many
+        were asked for as `of`, `by` what, and whether it is `final`: more trials cannot be had.
 
     Raises:
         StorageError: if a trial cannot be committed; a database that only does not answer is
@@ -95,7 +104,7 @@ def run_trials(
     here = evaluating(equipment.evaluator, setting.candidates, data.validation, metric, look)
     work = work_of(equipment, threads_of(options.workers), look)
     with open_executor(options.executor, options.workers, here, work) as executor:
-        run_search(
+        trials = run_search(
             problem_of(request, setting),
             request.sampler,
             trials=request.trials,
@@ -105,9 +114,13 @@ def run_trials(
             record=record,
             should_stop=should_stop,
         )
-    if ended_by:
-        text = f"ended after {standing.done} of {request.trials} trials: {ended_by[0]}"
-        listener(Event("note", text))
+    if len(trials) >= request.trials:
+        return None
+    by = ended_by[0] if ended_by else NONE_LEFT
+    ended = {"after": len(trials), "of": request.trials, "by": by, "final": not ended_by}
+    if ended_by:  # the other end is logged by the loop
+        listener(Event("note", ended_line(ended)))
+    return ended
 
 
 def waited(call: Callable[[], Result], listener: Listener) -> Result:

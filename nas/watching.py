@@ -11,6 +11,7 @@ from nas.report.standing import Standing
 from nas.storage.database import open_database
 from nas.storage.patience import patiently
 from nas.storage.studies import Studies
+from nas.study import ended_early, ended_line
 from nas.wording import counted
 
 EVERY_S = 1.0
@@ -37,30 +38,34 @@ def watch(
     with open_database(storage, create=False) as database:
         studies = Studies(database)
         study = studies.find_study(name)
-        past = studies.trials(study.id)
+        id_ = study.id
+        past = studies.trials(id_)
         standing = Standing(study, int(study.request["asked"]["trials"]), past)
         newest = max((trial.id for trial in past), default=0)
         if past:
             listener(standing.event())
         while True:
             # Who runs it is asked first: what was committed until then is seen below.
-            holder = patiently(lambda: studies.holder(study.id))
+            holder = patiently(lambda: studies.holder(id_))
             since = newest
-            new = patiently(lambda: studies.trials(study.id, after_id=since))  # noqa: B023
+            new = patiently(lambda: studies.trials(id_, after_id=since))  # noqa: B023
             for trial in sorted(new, key=lambda t: t.id):
                 standing.add(trial, time.monotonic())
                 newest = trial.id
             if new:
                 listener(standing.event())
-            asked = patiently(lambda: studies.find_study(name)).request["asked"]
-            standing.total = int(asked["trials"])
+            study = patiently(lambda: studies.find_study(name))
+            standing.total = int(study.request["asked"]["trials"])
             if holder is None or standing.done >= standing.total:
                 break
             time.sleep(every_s)
     done, total = standing.done, standing.total
     front = counted(len(standing.front), "network")
     lines = [f"{name}: {done} of {total} trials, {front} on the front"]
-    if done >= total:
+    ended = ended_early(study, done)
+    if ended:
+        lines.append(ended_line(ended))
+    if done >= total or (ended and ended["final"]):
         lines.append(f"see the front with: {command(['pareto', name], storage)}")
     else:
         lines.append(f"nobody runs it; go on with: {command(['resume', name], storage)}")

@@ -414,10 +414,24 @@ def test_two_workers_until_the_time_is_over(run: Run) -> None:
     )  # fmt: skip
     assert code == 0, err
     assert "raised the hypervolume by no more than 99%" in err
+    code, out, _ = run("pareto", "vit-digits-a100-5ms")
+    assert "raised the hypervolume by no more than 99%\nmore trials: nas resume" in out
     rows = json.loads(run("studies", "show", "vit-digits-a100-5ms", "--json")[1])
     assert [row["number"] for row in rows] == list(range(len(rows)))
     assert len({row["key"] for row in rows}) == len(rows)
     assert all(row["seconds"] > 0 and row["accuracy_noise"] > 0 for row in rows)
+
+
+def test_a_study_with_nothing_left_to_evaluate_is_not_asked_to_go_on(run: Run) -> None:
+    few = ("search", "--space", "vit", "--target", "a100", "--budget", "params<=2.2k")
+    code, out, err = run(*few, "--schemes", "bf16", "--no-export")
+    assert code == 0, err
+    end = "ended after 6 of 100 trials: no unseen candidate that meets the budgets was found"
+    name = "vit-digits-a100-params-2.2k"
+    for shown in (out, run("pareto", name)[1], run("studies", "watch", name)[1]):
+        assert end in shown
+        assert "resume" not in shown
+    assert f"see the front with: nas pareto {name}" in shown
 
 
 @pytest.mark.parametrize(
