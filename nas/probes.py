@@ -87,8 +87,10 @@ def wanted_ops(
             linear = sorted((o for o in ops if o.kind == "linear"), key=lambda o: o.macs)
             rest = [o for o in ops if o.kind != "linear"]
             drawn = rng.permutation(len(rest))[: OTHER_OPS // 2]
-            spread = np.linspace(0, len(linear) - 1, OTHER_OPS // 2).astype(int)
-            ops = [linear[i] for i in spread] + [rest[i] for i in drawn]
+            ops = [rest[i] for i in drawn]
+            if linear:  # none where the batch makes each of them too large
+                spread = np.linspace(0, len(linear) - 1, OTHER_OPS // 2).astype(int)
+                ops = [linear[i] for i in spread] + ops
         found |= dict.fromkeys(ops)
     return list(found)
 

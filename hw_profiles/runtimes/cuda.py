@@ -205,6 +205,8 @@ class EventStopwatch:
             self._buffer.zero_()
         if self._fills:
             cuda._sleep(FILL_CYCLES)
+        elif self._buffer is not None:
+            cuda.synchronize()  # else the call is issued while the cache is overwritten
         start.record()
         for _ in range(calls):
             call()

@@ -17,7 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from nas.errors import UsageError
 from nas.training.joint_norms import JointNorms
+from nas.wording import counted
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,27 @@ def this_device() -> torch.device:
     return torch.device("cpu")
 
 
+def _require_gpu_each(gpus: int) -> None:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if here > gpus:
+        raise UsageError(
+            f"torchrun started {here} processes for {counted(gpus, 'GPU')}: each needs its own.",
+            f"Start it with --nproc-per-node {gpus}, or on CPUs with CUDA_VISIBLE_DEVICES= .",
+        )
+
+
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[World]:
-    """The processes that `torchrun` started, connected while this lasts; else this one alone."""
+    """The processes that `torchrun` started, connected while this lasts; else this one alone.
+
+    Raises:
+        UsageError: if more were started on this machine than it has GPUs.
+    """
     if not _several():
         yield World()
         return
+    if device.type == "cuda":
+        _require_gpu_each(torch.cuda.device_count())
     connects = not dist.is_initialized()
     if connects:
         if device.type == "cuda":

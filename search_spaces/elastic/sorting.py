@@ -31,7 +31,7 @@ def sort_units(before: Sequence[nn.Linear], after: nn.Linear, places: Tensor | N
             importance = importance + layer.bias.abs()
     order = importance.argsort(descending=True, stable=True)
     if places is not None:
-        order = torch.empty_like(order).index_copy_(0, places, order)
+        order = torch.empty_like(order).index_copy_(0, places.to(order.device), order)
     for layer in before:
         layer.weight.copy_(layer.weight[order])
         if layer.bias is not None:

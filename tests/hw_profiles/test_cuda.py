@@ -193,6 +193,9 @@ class Gpu:
         self.log.append("fill")
         self.stream_ms += cycles / 1.5e6
 
+    def synchronize(self) -> None:
+        self.log.append("wait")
+
     def kernel(self, ms: float, name: str = "call") -> Callable[[], None]:
         def call() -> None:
             self.log.append(name)
@@ -234,7 +237,8 @@ def test_the_flush_is_not_in_the_figure(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch, "empty", lambda *a, **k: Buffer)
     watch = cuda.EventStopwatch("eager", flush_l2=True, cuda=gpu)
     assert watch.window(gpu.kernel(0.5), 2) == pytest.approx(1e-3)
-    one = ["flush", "record", "call", "record", "synchronize"]
+    # The call is issued to an idle GPU, or its launch would be hidden behind the flush.
+    one = ["flush", "wait", "record", "call", "record", "synchronize"]
     assert gpu.log == ["cuda:0", *one, *one]
     assert "overwritten" in watch.title
     assert watch.least_s == 0  # each call is a window

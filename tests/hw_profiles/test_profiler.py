@@ -145,6 +145,10 @@ def test_windows_are_long_enough_for_the_stopwatch() -> None:
     assert set(script.windows) == {500}
 
 
+def test_a_call_that_takes_no_time_at_all_has_no_spread() -> None:
+    assert time_calls(Script([0.0], least_s=0.0), list, 0.0) == (0.0, 0.0)
+
+
 def test_a_call_is_warm_when_its_windows_agree() -> None:
     slowing_down = Script([0.9, 0.3, 0.1, 0.011, 0.0101, 0.01, 0.01, 0.01])
     warm_up(slowing_down, list)

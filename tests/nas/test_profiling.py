@@ -50,6 +50,13 @@ def test_other_presets_are_sampled() -> None:
     assert {o.kind for o in few} >= {"attention", "layer_norm", "gelu", "add", "linear"}
 
 
+def test_a_preset_whose_products_are_all_too_large_leaves_its_other_ops() -> None:
+    large = search_spaces.get("matlm", "1b")
+    few = wanted_ops([(large, False)], PRECISIONS, 16, np.random.default_rng(0))
+    assert few
+    assert not any(op.kind == "linear" for op in few)
+
+
 def test_networks_span_the_space_under_every_scheme() -> None:
     rng = np.random.default_rng(0)
     found = architectures(DIGITS, 8, rng)

@@ -422,6 +422,12 @@ def test_other_weights_are_refused() -> None:
 # --- sorting ------------------------------------------------------------------------------------
 
 
+def test_sorting_goes_where_the_weights_are() -> None:
+    with torch.device("meta"):  # refuses an index on the CPU, as a GPU does
+        network = Hubert(PRESETS["vowels"], SPACE.largest(), elastic=True)
+    assert SPACE.sort(network)
+
+
 @pytest.mark.parametrize("elastic", [False, True])
 def test_sorting_keeps_the_output_and_puts_the_heaviest_first(elastic: bool) -> None:
     arch = SPACE.largest()

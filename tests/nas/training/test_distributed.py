@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 import search_spaces
 from nas.data import Dataset
+from nas.errors import UsageError
+from nas.training.distributed import processes
 from nas.training.loop import fit
 from nas.training.recipe_text import parse_recipe
 
@@ -59,6 +62,16 @@ TRAININGS = [  # ofa and vit-resnas have batch norms, whose statistics are of al
     f"ofa progressive-shrinking:{FEW}",
     f"vit-resnas multi-architecture:{FEW},ema=0.9",
 ]
+
+
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    gpu = torch.device("cuda", 0)
+    with pytest.raises(UsageError, match="2 processes for 1 GPU:") as caught, processes(gpu):
+        raise AssertionError("connected")
+    assert "--nproc-per-node 1" in caught.value.hint
 
 
 def _free_port() -> int:
