@@ -25,6 +25,7 @@ from predictors.from_tables import (
     read_timed_gpu,
 )
 from predictors.gemm_fits import new_gemm, sizes_left_out
+from predictors.gemm_time import RooflineMLP
 from predictors.latency import latency_predictor
 from predictors.op_time import OpTimes
 from predictors.unseen_gemm import UnseenGemm
@@ -132,12 +133,28 @@ def test_a_gpu_with_tables_of_everything(world: dict[str, TimedGpu], tmp_path: P
         assert model.error.mape < 12
     quantized = profile.op_model("linear", "fp8")
     assert quantized is not None
-    assert quantized.provenance == "derived"  # a pass was added that nobody timed
+    assert quantized.provenance == "fitted"  # its rows are of layers that quantize their inputs
+    large = [Op("linear", (4096, 4096, 4096), "fp8")]
+    whole = 0.6 * _true_ms("h200_sxm", 4096, 4096, 4096)
+    np.testing.assert_allclose(OpTimes(profile).predict_ms(large), whole, rtol=0.3)
     shapes = [(1, 64, 64), (200, 300, 700), (4096, 4096, 4096)]
     times = OpTimes(profile).predict_ms([Op("linear", s, "bf16") for s in shapes])
     true = [_true_ms("h200_sxm", *s) for s in shapes]
     np.testing.assert_allclose(times, true, rtol=0.3)
     _every_space_is_predicted(profile)
+
+
+def test_products_of_inputs_quantized_before_have_that_pass_added(tmp_path: Path) -> None:
+    table = _gemm(tmp_path, "a100_sxm", {"bfloat16": 1.0, "sq": 0.6})
+    timed = read_timed_gpu(_sheet(tmp_path, "a100_sxm"), [table], "in tables of a test")
+    profile = _round_trip(profile_from_tables("mine", timed, steps=STEPS), tmp_path)
+    model = profile.op_model("linear", "int8")
+    assert model is not None
+    assert (model.form, model.provenance) == ("quantized_gemm", "derived")
+    assert "quantizes each token's activations" in model.source
+    ops = [Op("linear", (4096, 1024, 1024), "int8")]
+    product = RooflineMLP.from_params(model.params).predict(np.array([[4096.0, 1024.0, 1024.0]]))
+    assert OpTimes(profile).predict_ms(ops)[0] > product[0] > 0
 
 
 def test_attention_that_was_not_timed_comes_from_others_or_the_sheet(
