@@ -91,7 +91,7 @@ def import_trials(name: str, source: str, storage: str = DEFAULT_STORAGE) -> lis
             raise UsageError(f"{source} is a file, but no CSV.", "Give a .csv file, or a study.")
         else:
             found = _other_study(studies, study, source)
-        with studies.claimed(study.id):
+        with studies.claimed(study):
             before = studies.trials(study.id)
             new, left = _new_trials(found, before, setting, source)
             studies.add_trials(study.id, new)

@@ -117,7 +117,7 @@ def search(
             if options.retrain:
                 text = "the supernet that this study began with stays: --retrain is for a new study"
                 listener(Event("note", text))
-        with studies.claimed(known.id):
+        with studies.claimed(known):
             asked = {**known.request, "asked": request.to_json(), "ended": None}
             studies.set_request(known.id, asked)
             resume_with = resume_command(name, request.trials, options)
@@ -184,15 +184,17 @@ def export(name: str, options: RunOptions | None = None, listener: Listener = si
 
     Raises:
         ExportError: if one cannot be written or differs.
+        StorageError: if another process runs, exports or verifies the study.
     """
     options = options or RunOptions()
     study = open_study(name, options.storage)
     with open_database(options.storage) as database:
         studies = Studies(database)
         profiles = profiles_of(studies, study.record)
-        equipment = _equipment(study, next(iter(profiles.values())))
-        finish_front(studies, study.record, equipment, profiles, options.out, listener, ())
-        return read_study(studies, study.record)
+        with studies.claimed(study.record):
+            equipment = _equipment(study, next(iter(profiles.values())))
+            finish_front(studies, study.record, equipment, profiles, options.out, listener, ())
+            return read_study(studies, study.record)
 
 
 def verify(name: str, options: RunOptions | None = None, listener: Listener = silent) -> Study:
@@ -201,6 +203,7 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
     Raises:
         MeasureError: if a network cannot be run there.
         ExecutorError: if there is no such node, or it is lost.
+        StorageError: if another process runs, exports or verifies the study.
     """
     options = options or RunOptions()
     study = open_study(name, options.storage)
@@ -223,11 +226,10 @@ def verify(name: str, options: RunOptions | None = None, listener: Listener = si
             listener(Event("note", text))
             draw(study, options.out)
             return replace(study, notes=(text,))
-        equipment = _equipment(study, next(iter(profiles.values())))
-        measure = None if measurer is None else measurer.measure
-        with open_database(options.storage) as database:
-            studies = Studies(database)
-            record = study.record
+        record, measure = study.record, None if measurer is None else measurer.measure
+        studies = Studies(opened.enter_context(open_database(options.storage)))
+        with studies.claimed(record):
+            equipment = _equipment(study, next(iter(profiles.values())))
             finish_front(studies, record, equipment, here, options.out, listener, here, measure)
             found = read_study(studies, record)
     draw(found, options.out)

@@ -19,7 +19,7 @@ from nas.storage.claims import Holder, Watch, once_free
 from nas.storage.database import Database
 from nas.storage.models import Study
 from nas.storage.patience import patiently
-from nas.storage.records import utc_now
+from nas.storage.records import StudyRecord, utc_now
 
 RELEASE_PATIENCE_S = 10.0
 
@@ -79,25 +79,41 @@ class Holding:
         self._held.discard(study_id)
 
     @contextmanager
-    def claimed(self, study_id: int) -> Iterator[None]:
-        """`claim` at the start of a block, `release` at its end, signs of life between."""
-        self.claim(study_id)
+    def claimed(self, study: StudyRecord) -> Iterator[None]:
+        """`claim` at the start of a block, `release` at its end, signs of life between.
+
+        Nobody else deletes the study or writes to it meanwhile.
+
+        Raises:
+            NotFoundError: it does not exist any more.
+            StorageError: another coordinator lives; who and since when is said.
+        """
+        self.claim(study.id)
         over = threading.Event()
 
         def renew() -> None:
             while not over.wait(claims.RENEWAL_S):
                 with suppress(StorageError, NotFoundError):  # the next commit will tell
-                    self.renew(study_id)
+                    self.renew(study.id)
 
         beat = threading.Thread(target=renew, daemon=True)
         beat.start()
         try:
+            self._require_same(study)
             yield
         finally:
             over.set()
             beat.join()
             with suppress(StorageUnavailable):  # a claim that stays falls with its process
-                patiently(lambda: self.release(study_id), patience_s=RELEASE_PATIENCE_S)
+                patiently(lambda: self.release(study.id), patience_s=RELEASE_PATIENCE_S)
+
+    def _require_same(self, study: StudyRecord) -> None:
+        """Refuse one that was begun with the id of a deleted one, which SQLite gives anew."""
+        row = select(Study.name, Study.created_at).where(Study.id == study.id)
+        with self._database.read() as connection:
+            found = connection.execute(row).one_or_none()
+        if found is None or tuple(found) != (study.name, study.created_at):
+            raise NotFoundError("the study does not exist any more.", "See `nas studies`.")
 
     def _touch(self, connection: Connection, study_id: int) -> None:
         """Renew the claim, or write beside nobody's: never beside another coordinator."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nas import service
+from hw_profiles import registry
+from hw_profiles.machine import this_cpu
+from nas import archive, service
 from nas.archive import open_study
-from nas.errors import ExportError
+from nas.errors import ExportError, StorageError
 from nas.events import Event
 from nas.request import RunOptions, SearchRequest
 from nas.storage import patience
 from nas.storage.database import open_database
+from nas.storage.studies import Studies
 
 WAITING = "waiting for the database"
 
@@ -90,3 +95,33 @@ def test_a_network_that_is_not_the_one_evaluated_keeps_no_other_from_being_expor
         assert {row.trial for row in exported.front if not row.folders} == {r.trial for r in wrong}
     monkeypatch.undo()
     assert all(row.folders for row in service.export("s", options).front)
+
+
+def test_a_front_is_exported_and_measured_by_one_process_at_a_time(tmp_path: Path) -> None:
+    here = registry.load("raspberry-pi-4").model_copy(update={"device": this_cpu()})
+    here.save(tmp_path / "here.json")
+    options = RunOptions(storage=f"sqlite:///{tmp_path / 'nas.db'}", out=tmp_path, export=False)
+    for name, target in (("here", str(tmp_path / "here.json")), ("elsewhere", "a100")):
+        request = SearchRequest("vit", target, trials=1)
+        service.search(request, replace(options, study=name))
+    said: list[Event] = []
+    with open_database(options.storage) as database, ExitStack() as held:
+        studies = Studies(database)
+        for name in ("here", "elsewhere"):
+            held.enter_context(studies.claimed(studies.find_study(name)))
+        for again in (service.export, service.verify):
+            with pytest.raises(StorageError, match=f"is being run by process {os.getpid()}"):
+                again("here", options)
+        service.verify("elsewhere", options, said.append)  # writes nothing
+    assert "is not this machine" in said[0].text
+    assert not (tmp_path / "here" / "subnets").exists()
+
+    def listener(event: Event) -> None:
+        if event.stage == "export":
+            with pytest.raises(StorageError, match="is being run by"):
+                archive.delete_study("here", options.storage)
+            said.append(event)
+
+    assert all(row.folders for row in service.export("here", options, listener).front)
+    assert said[-1].stage == "export"
+    archive.delete_study("here", options.storage)

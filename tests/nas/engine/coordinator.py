@@ -46,7 +46,7 @@ def coordinate(
     with open_database(url) as database:
         studies = Studies(database)
         study = studies.find_study(NAME)
-        with studies.claimed(study.id):
+        with studies.claimed(study):
 
             def record(t: Evaluated) -> None:
                 genome = tuple(int(g) for g in t.genome)

@@ -31,7 +31,7 @@ claims.RENEWAL_S = 0.1
 if sys.argv[2]:
     socket.gethostname = lambda: sys.argv[2]
 studies = Studies(open_database(sys.argv[1]))
-with studies.claimed(studies.find_study("study").id):
+with studies.claimed(studies.find_study("study")):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from nas.errors import StorageError
+from nas.errors import NotFoundError, StorageError
 from nas.storage import claims
 from nas.storage.database import Database, open_database
 from nas.storage.models import Study
@@ -163,7 +163,7 @@ def test_claims_within_one_process(
 ) -> None:
     study = studies.create_study(new_study())
     other = Studies(database)
-    with studies.claimed(study.id):
+    with studies.claimed(study):
         studies.claim(study.id)
         studies.renew(study.id)
         with pytest.raises(StorageError, match="being run by"):
@@ -171,9 +171,24 @@ def test_claims_within_one_process(
         other.release(study.id)  # not its own: nothing happens
         with pytest.raises(StorageError, match="is held by process"):
             other.add_trial(study.id, new_trial(0))
-    with other.claimed(study.id):
+    with other.claimed(study):
         other.add_trial(study.id, new_trial(0))
     studies.add_trial(study.id, new_trial(1))  # nobody holds it
+
+
+def test_study_that_was_begun_with_the_id_of_a_deleted_one_is_not_taken_for_it(
+    studies: Studies, new_study: NewStudy
+) -> None:
+    old = studies.create_study(new_study("old"))
+    studies.delete_study(old.id)
+    for name in ("new", "old"):
+        new = studies.create_study(new_study(name))  # SQLite gives it the id anew
+        with pytest.raises(NotFoundError, match="does not exist any more"), studies.claimed(old):
+            pytest.fail("it is another")
+        assert studies.holder(new.id) is None
+        with studies.claimed(new):
+            assert studies.holder(new.id) is not None
+        studies.delete_study(new.id)
 
 
 def test_claim_of_another_host_expires(

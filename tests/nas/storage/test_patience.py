@@ -89,7 +89,7 @@ def test_a_server_that_restarts_loses_nothing(
     with open_database(postgresql_url) as database:
         studies = Studies(database)
         study = studies.create_study(new_study())
-        with studies.claimed(study.id):
+        with studies.claimed(study):
             studies.add_trial(study.id, new_trial(0))
             postgresql_control("stop", "-m", "immediate")
             with pytest.raises(StorageUnavailable):

@@ -376,7 +376,7 @@ def test_who_runs_a_study_is_told_while_it_lives(
     study = studies.create_study(new_study())
     assert studies.holder(study.id) is None
     monkeypatch.setattr("nas.storage.claims.RENEWAL_S", 0.05)
-    with studies.claimed(study.id):
+    with studies.claimed(study):
         before = studies.list_studies()[0].active_at
         assert "process" in (studies.holder(study.id) or "")
         deadline = time.monotonic() + 10
