@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -426,18 +426,31 @@ def _progress() -> Iterator[Listener]:
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C; not KeyboardInterrupt, which the command parser would turn into its own abort."""
+    """A signal; not KeyboardInterrupt, which the command parser would turn into its own abort."""
+
+    def __init__(self, signum: int) -> None:
+        self.signal = signal.Signals(signum)
 
 
 def _interrupt(signum: int, frame: object) -> None:
-    raise _Interrupted
+    for once in (signal.SIGTERM, signal.SIGHUP):  # shells and systemd send more than one
+        signal.signal(once, signal.SIG_IGN)
+    raise _Interrupted(signum)
+
+
+def _handle_signals() -> None:
+    """End by Ctrl-C, SIGTERM and SIGHUP through every `finally`: nothing is left behind."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        signal.signal(signal.SIGHUP, _interrupt)
 
 
 def main() -> None:
     """Run the command; errors of the program's own become one line and an exit code."""
     from hw_profiles.errors import NasError
 
-    signal.signal(signal.SIGINT, _interrupt)
+    _handle_signals()
     if sys.stdout is None:  # closed by who called
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name need not be of the terminal's alphabet
@@ -447,12 +460,14 @@ def main() -> None:
     except NasError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except _Interrupted:
-        print("\ninterrupted; every finished evaluation is kept.", file=sys.stderr)
-        if _running:
-            print(f"resume with: {_running[0]}", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(130)  # worker threads of the numeric libraries must not hold the exit up
+    except _Interrupted as by:
+        ended = "interrupted" if by.signal == signal.SIGINT else f"ended by {by.signal.name}"
+        with suppress(OSError):  # of a terminal that is gone
+            print(f"\n{ended}; every finished evaluation is kept.", file=sys.stderr)
+            if _running:
+                print(f"resume with: {_running[0]}", file=sys.stderr)
+            sys.stderr.flush()
+        os._exit(128 + by.signal)  # threads of the numeric libraries must not hold the exit up
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None

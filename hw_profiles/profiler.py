@@ -315,7 +315,19 @@ def run_process(request: dict[str, Any], threads: int) -> dict[str, Any]:
         asked, answered = Path(folder) / "jobs.json", Path(folder) / "results.json"
         asked.write_text(json.dumps(request))
         command = [sys.executable, "-m", "hw_profiles.runtimes.worker", str(asked), str(answered)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        watched, held = os.pipe()  # the worker's standard input ends with this process
+        try:
+            done = subprocess.run(
+                command,
+                env=environment,
+                stdin=watched,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        finally:
+            os.close(watched)
+            os.close(held)
         if done.returncode < 0:
             raise KilledError(
                 f"a measuring process was ended by {signal.Signals(-done.returncode).name}.",

@@ -3,14 +3,19 @@
 Both are JSON files. Each job names the function that makes its call, so that a worker loads no
 more than the runtime that it measures: two runtimes' thread pools in one process disturb each
 other. Memory layout and clock differ from process to process, which is why there are several.
+
+The end of the standard input ends the worker, so that it never outlives the process that started
+it, whatever killed that one.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import random
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,8 +213,15 @@ def run_energy(
         }
 
 
+def _end_with_input() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
 def main() -> None:
     """Read the request, measure, write the answer."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
     asked, answered = map(Path, sys.argv[1:3])
     request = json.loads(asked.read_text())
     answer = run_energy(request) if "meter" in request else run(request)
