@@ -108,6 +108,7 @@ class LocalPool(Executor):
         self._waiting: deque[Candidate] = deque()
         self._workers: list[_Worker] = []
         self._killed_starts = 0
+        self._fault: ExecutorError | None = None
         for _ in range(workers):
             self._start()
 
@@ -132,15 +133,24 @@ class LocalPool(Executor):
                 worker.say([number, [int(g) for g in genome], goal])
 
     def wait(self) -> list[Outcome]:
-        """The next outcomes; workers that died meanwhile are replaced."""
-        while True:
-            worker, message = self._inbox.get()
-            found = self._hear(worker, message)
+        """The next outcomes; workers that died meanwhile are replaced.
+
+        What is finished is handed over before a fault is raised.
+        """
+        found: list[Outcome] = []
+        while not found:
+            if self._fault is not None:
+                raise self._fault
+            said = [self._inbox.get()]
             while not self._inbox.empty():
-                found += self._hear(*self._inbox.get())
+                said.append(self._inbox.get())
+            for worker, message in said:
+                try:
+                    found += self._hear(worker, message)
+                except ExecutorError as fault:
+                    self._fault = self._fault or fault
             self._hand_out()
-            if found:
-                return found
+        return found
 
     def _hear(self, worker: _Worker, message: Any) -> list[Outcome]:
         if message is None:

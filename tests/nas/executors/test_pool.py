@@ -129,6 +129,22 @@ def test_work_that_cannot_begin_ends_it_with_the_reason(factory: str, says: str)
             pool.wait()
 
 
+def test_what_is_finished_comes_before_another_worker_s_fault(tmp_path: Path) -> None:
+    with LocalPool(Work("toy_work:late", {"folder": str(tmp_path)}), 2) as pool:
+        outcome(pool, 1)
+        pool.submit(1, genome(1, 2))
+        (tmp_path / "go").touch()
+        deadline = time.monotonic() + 60
+        while pool._inbox.qsize() < 3:  # the outcome, the fault, and the end of its process
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        (found,) = pool.wait()
+        assert found.values is not None
+        assert (found.number, found.values["sum"]) == (1, 3.0)
+        with pytest.raises(ExecutorError, match="RuntimeError: no supernet here"):
+            pool.wait()
+
+
 def test_what_an_interpreter_prints_as_it_starts_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,17 @@ def broken() -> Evaluate:
     raise RuntimeError("no supernet here")
 
 
+def late(folder: str) -> Evaluate:
+    """A factory for the first process alone; the others' is broken once `go` is in the folder."""
+    try:
+        (Path(folder) / "first").touch(exist_ok=False)
+    except FileExistsError:
+        while not (Path(folder) / "go").exists():
+            time.sleep(0.01)
+        return broken()
+    return summing()
+
+
 def dying() -> Evaluate:
     """A factory whose process does not survive it."""
     os._exit(4)
