@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hw_profiles.drift import undisturbed
 from hw_profiles.errors import ProfileError
+from hw_profiles.files import write_atomic
 from hw_profiles.op import KINDS, PRECISIONS, Op
 
 #: 2: the shapes of convolutions have padding and groups. 3: energy, the state of the device while
@@ -326,17 +326,14 @@ class DeviceProfile(_Strict):
         return _lines({"schema_version": SCHEMA_VERSION, **content})
 
     def save(self, path: Path) -> None:
-        """Write the profile as JSON, whole or not at all.
+        """Write the profile as JSON, whole or not at all; its folder is made.
 
         Raises:
             ProfileError: if the place cannot be written.
         """
-        part = path.with_name(path.name + ".part")
         try:
-            part.write_text(self.to_json(), encoding="utf-8")
-            os.replace(part, path)
+            write_atomic(path, self.to_json().encode())
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise ProfileError(
                 f"cannot write the profile {path}: {error.strerror}.", "Choose another --out."
             ) from None

@@ -110,7 +110,6 @@ def target_profiles(
             progress=lambda text, share: listener(Event("profile", text, share, 1.0)),
         )
         path = local_profile(request.batch_size, space)
-        path.parent.mkdir(parents=True, exist_ok=True)
         made.save(path)
         listener(Event("note", f"profile of this machine kept in {path}"))
         return made

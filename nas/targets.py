@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hw_profiles import registry
+from hw_profiles.files import write_atomic
 from hw_profiles.harness import RUNTIMES, Harness
 from hw_profiles.machine import this_cpu
 from hw_profiles.profile import NAME, Device, DeviceProfile, load_profile
 from nas.errors import NotFoundError, ProfileError, UsageError
-from nas.files import write_atomic
 from nas.paths import cache_dir
 from predictors.energy import energy_predictor
 from predictors.latency import latency_predictor

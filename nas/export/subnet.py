@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import search_spaces
+from hw_profiles.files import write_atomic
 from nas.errors import CheckpointError, ExportError, NasError
-from nas.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

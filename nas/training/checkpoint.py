@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from hw_profiles.files import write_atomic
 from nas.errors import CheckpointError
-from nas.files import write_atomic
 
 
 def write_kept(path: Path, content: bytes) -> None:

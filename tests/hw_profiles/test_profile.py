@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -439,4 +441,24 @@ def test_a_folder_and_a_large_file_are_refused(
     with pytest.raises(ProfileError, match="too large"):
         load_profile(tmp_path / "p.json")
     with pytest.raises(ProfileError, match="cannot write"):
-        whole().save(tmp_path / "none" / "p.json")
+        whole().save(tmp_path / "p.json" / "p.json")
+
+
+def test_profiles_written_to_one_place_at_once_are_each_whole(tmp_path: Path) -> None:
+    path, profile = tmp_path / "p.json", whole()
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            profile.save(path)
+
+    profile.save(path)
+    with ThreadPoolExecutor() as writers:
+        writing = [writers.submit(write) for _ in range(4)]
+        try:
+            assert all(load_profile(path) == profile for _ in range(100))
+        finally:
+            over.set()
+        for each in writing:
+            each.result()
+    assert list(path.parent.iterdir()) == [path]
