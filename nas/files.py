@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from nas.errors import ExportError
 
 
 def require_writable(path: Path, option: str) -> None:
-    """Refuse a place that cannot keep a file, before minutes of work for it.
+    """Refuse a place that cannot keep a file, before minutes of work for it; nothing is made there.
 
     Raises:
         ExportError: naming the option that asked for it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        for folder in path.parents:  # the nearest that is there; those below it will be made
+            with suppress(FileNotFoundError):
+                folder.lstat()
+                break
+        with tempfile.TemporaryFile(dir=folder):
             return
     except OSError as error:
         raise ExportError(
