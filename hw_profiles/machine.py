@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -13,13 +14,38 @@ from hw_profiles.errors import MeasureError
 from hw_profiles.profile import Device
 
 
+def processor_name(cpuinfo: str, board: str) -> str:
+    """What Linux calls a processor, empty if it does not: ARM has no names of models.
+
+    Args:
+        cpuinfo: text of `/proc/cpuinfo`.
+        board: text of `/proc/device-tree/model`.
+    """
+
+    def told(field: str) -> list[str]:
+        lines = (line.partition(":") for line in cpuinfo.splitlines())
+        return [value.strip() for name, _, value in lines if name.strip() == field]
+
+    makers, parts = told("CPU implementer"), told("CPU part")
+    kinds = dict.fromkeys(f"{m} part {p}" for m, p in zip(makers, parts, strict=False))
+    cores = f"CPU implementer {' and '.join(kinds)}" if kinds else ""
+    return next(iter(told("model name")), "") or board.partition("\0")[0].strip() or cores
+
+
 def _processor_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    found = processor_name(_text("/proc/cpuinfo"), _text("/proc/device-tree/model"))
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = done.stdout.strip()
+    return found or platform.processor() or platform.machine()
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 @cache
