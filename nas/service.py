@@ -44,7 +44,7 @@ from nas.storage.database import open_database, require_kept
 from nas.storage.records import StudyRecord
 from nas.storage.studies import Studies, require_name
 from nas.study import Study, front_columns
-from nas.targets import can_verify, local_profile, require_target_name
+from nas.targets import can_verify, local_profile, lost_spaces, require_target_name
 from nas.training.distributed import first_process
 from nas.training.obtain import own_supernet
 from nas.training.recipe import Recipe
@@ -340,15 +340,20 @@ def profile(
 
     Raises:
         UsageError: if the stem of `out` cannot name a target.
+        NotFoundError: if a space is unknown.
         MeasureError: if there is no such device here, or the measurements fail.
         ExportError: if the file cannot be written.
     """
+    from nas.probes import chosen_spaces
     from nas.profiling import describe_profile, profile_device, require_device
 
     require_device(harness)
     path = out or local_profile(batch_size, harness=harness)
     require_target_name(path.stem)
     require_writable(path, "--out")
+    if lost := lost_spaces(path, (space for space, whole in chosen_spaces(spaces) if whole)):
+        text = f"{path} is replaced: it covers {', '.join(lost)} too, the new profile will not"
+        listener(Event("note", f"{text}. Give another --out to keep both."))
     made = profile_device(
         path.stem,
         harness,

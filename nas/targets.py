@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hw_profiles import registry
@@ -28,11 +28,16 @@ def local_profile(
     Args:
         batch_size: that it is measured at.
         space: that it is measured for, by a search; the user's own profile has none.
-        harness: another device or runtime than the CPU's in ONNX Runtime.
+        harness: another device, runtime, threads or state of the cache than one thread of the CPU
+            in ONNX Runtime.
     """
-    parts = [THIS_CPU]
-    if harness is not None and harness.runtime != RUNTIMES["cpu"][0]:
+    parts, harness = [THIS_CPU], harness or Harness()
+    if harness.runtime != RUNTIMES["cpu"][0]:
         parts = [harness.device.replace(":", ""), harness.runtime, harness.native]
+    if harness.threads != 1:
+        parts.append(f"t{harness.threads}")
+    if harness.flush_l2:
+        parts.append("l2")
     if space is not None:
         parts += [space.name, space.preset]
     if batch_size != 1:
@@ -139,9 +144,9 @@ def resolve_target(
                 return found
     if make_cpu_profile is None:
         hint = f"Make one with `nas profile --device cpu --batch-size {batch_size}`."
-        of_searches = sorted(local_profile().parent.glob(f"{THIS_CPU}-*.json"))
-        if of_searches:
-            hint += f" What a search measured for its own space can be named too: {of_searches[0]}"
+        others = sorted(local_profile().parent.glob(f"{THIS_CPU}-*.json"))
+        if others:
+            hint += f" Another profile of it can be named too, by its file: {others[0]}"
         raise NotFoundError("this machine has no profile yet.", hint)
     return make_cpu_profile()
 
@@ -149,3 +154,15 @@ def resolve_target(
 def _covers(profile: DeviceProfile, space: SearchSpace) -> bool:
     """Whether networks of a space were timed for a profile."""
     return any((n.space, n.preset) == (space.name, space.preset) for n in profile.networks)
+
+
+def lost_spaces(path: Path, spaces: Iterable[SearchSpace]) -> list[str]:
+    """Spaces that the profile in a file covers, as `vit:digits`, and one of these spaces will not.
+
+    None if there is no sound profile.
+    """
+    try:
+        there = {(n.space, n.preset) for n in load_profile(path).networks}
+    except ProfileError:
+        return []
+    return sorted(map(":".join, there - {(space.name, space.preset) for space in spaces}))

@@ -64,6 +64,7 @@ def profile(
     from nas import service
     from nas.errors import UsageError
     from nas.report.progress import progress
+    from nas.targets import THIS_CPU, local_profile
 
     if tables or sheet:
         for name, option in typed(context).items():
@@ -79,7 +80,7 @@ def profile(
         limit_s = seconds(time_limit) or 110.0
         path, lines = service.profile(harness, out, batch_size, space, limit_s, listener)
     print_lines(lines)
-    target = "cpu" if out is None and harness.runtime == "onnxruntime" else path
+    target = THIS_CPU if path == local_profile(batch_size) else path
     typer.echo(f"written to {path}; use it with --target {target}")
 
 

@@ -74,6 +74,9 @@ def test_profiles_of_other_runtimes_have_places_of_their_own() -> None:
         for b, where in ((1, ("cuda:1",)), (8, ("cuda", "eager")), (1, ("cpu", "eager")))
     ]
     assert names == ["cuda1-cudagraph-bf16.json", "cuda0-eager-bf16-b8.json", "cpu-eager-fp32.json"]
+    assert local_profile(8, harness=require_harness("cpu", threads=8)).name == "cpu-t8-b8.json"
+    flushed = require_harness("cuda", flush_l2=True)
+    assert local_profile(harness=flushed).name == "cuda0-cudagraph-bf16-l2.json"
 
 
 def test_a_short_profile_of_eager_pytorch(tmp_path: Path) -> None:

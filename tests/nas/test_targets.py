@@ -25,7 +25,8 @@ from hw_profiles.profile import (
 from nas import inquiry, service, targets
 from nas.comparison import compare_targets
 from nas.derived_profiles import profile_from_figures
-from nas.errors import ExportError, NotFoundError, ProfileError, UsageError
+from nas.errors import ExportError, MeasureError, NotFoundError, ProfileError, UsageError
+from nas.events import Event
 from nas.paths import cache_dir
 from nas.probes import ops_of
 from nas.report.target_pictures import save_comparison, save_profile
@@ -148,6 +149,26 @@ def test_a_profile_that_cannot_be_named_is_refused_before_any_work(tmp_path: Pat
     with pytest.raises(UsageError, match="'my board' cannot name a target"):
         service.profile(require_harness("cpu"), out, 1, ["no such space"], 1.0)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("spaces", "lost"),
+    [(["vit:tiny"], True), (["vit:tiny", "vit:digits"], False), (["vit"], False)],
+)
+def test_spaces_that_a_new_profile_will_not_cover_are_named_before_it_is_measured(
+    spaces: list[str], lost: bool
+) -> None:
+    path, said = targets.local_profile(), list[Event]()
+    measured(1.0).save(path)
+    with pytest.raises(MeasureError, match="too short"):
+        service.profile(require_harness("cpu"), None, 1, spaces, 1e-6, said.append)
+    text = f"{path} is replaced: it covers vit:digits too, the new profile will not. Give another"
+    notes = [event.text for event in said if event.stage == "note"]
+    assert notes == [f"{text} --out to keep both."] * lost
+    path.write_text("{")
+    with pytest.raises(MeasureError, match="too short"):
+        service.profile(require_harness("cpu"), None, 1, spaces, 1e-6, said.append)
+    assert len([event for event in said if event.stage == "note"]) == lost
 
 
 def test_a_broken_profile_is_not_added(tmp_path: Path) -> None:
