@@ -10,7 +10,7 @@ import numpy as np
 
 from nas.budget import format_quantity
 from nas.data.metric import METRICS, metric_of
-from nas.engine.pareto import Floats, hypervolume, minimised
+from nas.engine.pareto import Floats, hypervolume, minimised, non_dominated
 from nas.events import Event
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.study import front_columns, is_maximised, judged_column
@@ -121,12 +121,12 @@ class Standing:
 
     def _widen(self, trial: TrialRecord) -> bool:
         """Put a trial on the front if it belongs there."""
-        new, old = self._box.points([trial]), self._points
-        if (old <= new).all(axis=1).any():
+        points = np.concatenate([self._points, self._box.points([trial])])
+        kept = non_dominated(points, [False] * points.shape[1])
+        if not kept[-1]:
             return False
-        kept = np.asarray((new > old).any(axis=1))
-        self._points = np.concatenate([old[kept], new])
-        self.front = [t for t, keep in zip(self.front, kept, strict=True) if keep] + [trial]
+        self._points = points[kept]
+        self.front = [t for t, keep in zip([*self.front, trial], kept, strict=True) if keep]
         return True
 
     @property

@@ -11,6 +11,7 @@ from test_report import PARTIAL, RECORD, TRIALS, trial
 from nas.engine.pareto import hypervolume
 from nas.report.standing import Standing, reference_point
 from nas.stop import Flat
+from nas.study import Study
 
 STUDY = replace(RECORD, request={**RECORD.request, "reference": {"accuracy": 0.1, "latency": 1.0}})
 
@@ -24,6 +25,16 @@ def test_counts_front_and_hypervolume() -> None:
     assert standing.hypervolume == pytest.approx(expected)
     assert standing.hypervolumes == sorted(standing.hypervolumes)
     assert len(standing.hypervolumes) == 5
+
+
+def test_equal_trials_stand_on_the_front_together_as_in_the_study() -> None:
+    trials = [*TRIALS, trial(5, 0.9, 0.5), trial(6, 0.8, 0.2)]
+    standing = Standing(STUDY, 10, trials)
+    assert [t.number for t in standing.front] == [0, 1, 5, 6]
+    assert {t.number for t in Study(STUDY, trials).front_trials()} == {0, 1, 5, 6}
+    assert standing.hypervolume == Standing(STUDY, 10, TRIALS).hypervolume
+    standing.add(trial(7, 0.95, 0.2))  # beats all of them
+    assert [t.number for t in standing.front] == [7]
 
 
 def test_lines_tell_pace_and_what_is_left() -> None:
