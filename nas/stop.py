@@ -24,7 +24,7 @@ class Flat:
     percent: float = FLAT_PERCENT
 
     def reached(self, hypervolumes: Sequence[float]) -> bool:
-        """Whether a front is flat, by its hypervolume after each trial.
+        """Whether a front is flat, by its hypervolume after each trial; there must be one.
 
         >>> Flat(2).reached([0.5, 0.6, 0.6, 0.6]), Flat(2).reached([0.5, 0.6, 0.6])
         (True, False)
@@ -32,7 +32,7 @@ class Flat:
         if len(hypervolumes) <= self.trials:
             return False
         before, now = hypervolumes[-1 - self.trials], hypervolumes[-1]
-        return now <= before * (1 + self.percent / 100)
+        return before > 0 and now <= before * (1 + self.percent / 100)
 
     def __str__(self) -> str:
         return (

@@ -16,6 +16,8 @@ def test_the_rule() -> None:
     assert not rule.reached([0.5, 0.5, 0.5])
     assert rule.reached([0.5, 0.5, 0.5, 0.505])
     assert not rule.reached([0.5, 0.5, 0.5, 0.506])
+    assert not rule.reached([0.0, 0.0, 0.0, 0.0])  # there is no front yet
+    assert not rule.reached([0.0, 0.5, 0.5, 0.5])
 
 
 @given(st.lists(st.floats(0, 1), min_size=5, max_size=30).map(sorted), st.integers(1, 4))
