@@ -21,7 +21,7 @@ from nas.candidate import CandidateSpace
 from nas.command_line import command
 from nas.data.metric import ACCURACY, METRICS, metric_of
 from nas.data.registry import full_name
-from nas.equipment import setting_of
+from nas.equipment import profiles_of, setting_of
 from nas.errors import NasError, NotFoundError, StorageError, UsageError
 from nas.paths import DEFAULT_STORAGE
 from nas.setting import Setting
@@ -176,7 +176,7 @@ def _other_study(studies: Studies, study: StudyRecord, name: str) -> Iterator[_K
     other = studies.find_study(name)
     if other.id == study.id:
         raise UsageError("a study cannot be imported into itself.", "Name another.")
-    there, here = _shaping(other), _shaping(study)
+    there, here = _shaping(studies, other), _shaping(studies, study)
     differs = [
         f"{field.replace('_', ' ')} is {there[field]} there, {here[field]} here"
         for field in here
@@ -188,7 +188,8 @@ def _other_study(studies: Studies, study: StudyRecord, name: str) -> Iterator[_K
     if differs:
         raise UsageError(
             f"qualities of {name!r} are not those of {study.name!r}: {'; '.join(differs)}.",
-            "Only trials of the same space, data, supernet and runtime can be told as known.",
+            "Only trials of the same space, data, supernet, runtime and native type can be told as "
+            "known.",
         )
     for trial in studies.trials(other.id):
         values = {**trial.architecture, **trial.policy}
@@ -196,11 +197,13 @@ def _other_study(studies: Studies, study: StudyRecord, name: str) -> Iterator[_K
         yield _Known(values, quality, trial.quality_noise, f"trial {trial.number}")
 
 
-def _shaping(study: StudyRecord) -> dict[str, Any]:
+def _shaping(studies: Studies, study: StudyRecord) -> dict[str, Any]:
     """What a quality depends on beside the candidate."""
     fields = ("space", "preset", "data", "supernet_digest", "runtime", "batch_size")
+    first, *_ = profiles_of(studies, study).values()  # in whose arithmetic it is evaluated
+    shaping = {f: getattr(study, f) for f in fields} | {"native_type": first.runtime.native}
     # Older versions kept a path to the data as it was typed.
-    return {f: getattr(study, f) for f in fields} | {"data": full_name(study.data)}
+    return shaping | {"data": full_name(study.data)}
 
 
 def _new_trials(

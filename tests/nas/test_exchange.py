@@ -186,6 +186,11 @@ def test_what_is_not_alike_is_refused(place: Place) -> None:
         studies = Studies(database)
         other = replace(place.full.record, name="other", supernet_digest="else", id=0)
         studies.create_study(other)
+        stored = studies.load_profile(str(other.profile_fingerprint))
+        document = json.loads(json.dumps(stored.document).replace('"bf16"', '"fp16"'))
+        studies.save_profile(replace(stored, fingerprint="fp16", document=document, id=0))
+        in_fp16 = replace(place.full.record, name="fp16", profile_fingerprint="fp16", id=0)
+        studies.create_study(in_fp16)
         studies.claim(studies.find_study("empty").id)
         watch = f"nas studies watch empty --storage {place.storage}"
         with pytest.raises(StorageError, match=f"being run by process .*`{watch}`"):
@@ -193,6 +198,8 @@ def test_what_is_not_alike_is_refused(place: Place) -> None:
         studies.release(studies.find_study("empty").id)
     with pytest.raises(UsageError, match="supernet digest is else there"):
         import_trials("empty", "other", place.storage)
+    with pytest.raises(UsageError, match="native type is fp16 there, bf16 here"):
+        import_trials("empty", "fp16", place.storage)
     with pytest.raises(UsageError, match="into itself"):
         import_trials("full", "full", place.storage)
     with pytest.raises(NotFoundError, match="no file"):
