@@ -41,9 +41,7 @@ NAME, COMMITS, CHUNK = "storage-scale", 200, 5_000
 def study_of(studies: Studies, targets: Sequence[str]) -> StudyRecord:
     """The study, with the profile of a real target; several targets share it."""
     profile = registry.load("a100")
-    studies.save_profile(
-        ProfileRecord(profile.name, profile.fingerprint(), profile.model_dump(mode="json"))
-    )
+    kept = ProfileRecord(profile.name, profile.fingerprint(), profile.model_dump(mode="json"))
     request = {
         "asked": {"trials": 1_000_000}, "limits": [], "n_classes": 10, "in_channels": 1,
         "schemes": ["bf16", "int8", "int8_wo", "int4_wo"], "n_validation": 4044,
@@ -73,7 +71,8 @@ def study_of(studies: Studies, targets: Sequence[str]) -> StudyRecord:
             version="0",
             supernet_digest="",
             profile_fingerprint=profile.fingerprint(),
-        )
+        ),
+        [kept],
     )
 
 

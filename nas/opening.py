@@ -99,9 +99,10 @@ def begin_study(
         data: that it is judged on.
         supernet: that holds the weights.
     """
-    for each in setting.targets.values():
-        document = each.model_dump(mode="json")
-        studies.save_profile(ProfileRecord(each.name, each.fingerprint(), document))
+    kept = [
+        ProfileRecord(each.name, each.fingerprint(), each.model_dump(mode="json"))
+        for each in setting.targets.values()
+    ]
     profile = setting.profile
     limits = [asdict(budget) for budget in setting.budgets]
     return studies.create_study(
@@ -134,7 +135,8 @@ def begin_study(
             supernet_digest=supernet.digest,
             version=__version__,
             profile_fingerprint=profile.fingerprint(),
-        )
+        ),
+        kept,
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import Delete, Update, select
+from sqlalchemy import Connection, Delete, Update, select
 
 from nas.command_line import command
 from nas.errors import NotFoundError, StorageError
@@ -117,7 +117,11 @@ class Watch:
 
 
 def once_free(
-    database: Database, study_id: int, token: str, change: Callable[[], Update | Delete]
+    database: Database,
+    study_id: int,
+    token: str,
+    change: Callable[[], Update | Delete],
+    then: Callable[[Connection], None] = lambda connection: None,
 ) -> None:
     """Change a study that no coordinator but one's own runs.
 
@@ -126,6 +130,7 @@ def once_free(
         study_id: of the study.
         token: of one's own claim.
         change: of studies; it is made of this one, if nothing happened to its claim meanwhile.
+        then: is done in the same transaction.
 
     Raises:
         NotFoundError: there is no such study.
@@ -161,6 +166,7 @@ def once_free(
         )
         with database.write() as connection:
             if connection.execute(change().where(*as_seen)).rowcount == 1:
+                then(connection)
                 return
 
 

@@ -53,8 +53,14 @@ class Studies(Holding):
 
     # Studies
 
-    def create_study(self, record: StudyRecord) -> StudyRecord:
-        """Store a new study; its profile, if it names one, was saved before.
+    def create_study(
+        self, record: StudyRecord, profiles: Iterable[ProfileRecord] = ()
+    ) -> StudyRecord:
+        """Store a new study with the profiles that it names.
+
+        Args:
+            record: the study.
+            profiles: one of a fingerprint that is stored is the same and stays as it is.
 
         Returns:
             The record with its `id`.
@@ -66,6 +72,8 @@ class Studies(Holding):
         """
         require_name(record.name)
         with self._database.write() as connection:
+            for profile in sorted(profiles, key=lambda profile: profile.fingerprint):
+                _keep_profile(connection, profile)
             try:
                 with connection.begin_nested():
                     ident = insert_record(connection, Study, record, active_at=record.created_at)
@@ -127,11 +135,13 @@ class Studies(Holding):
     def delete_study(self, study_id: int) -> None:
         """Delete a study with its trials, measurements and the record of its artefacts.
 
+        Device profiles that no study names any more go with it.
+
         Raises:
             NotFoundError: there is no such study.
             StorageError: another coordinator runs it.
         """
-        once_free(self._database, study_id, self._token, lambda: delete(Study))
+        once_free(self._database, study_id, self._token, lambda: delete(Study), _free_profiles)
         self._held.discard(study_id)
 
     # Trials
@@ -315,20 +325,6 @@ class Studies(Holding):
 
     # Device profiles
 
-    def save_profile(self, record: ProfileRecord) -> None:
-        """Store a profile; one of the same fingerprint is the same and stays as it is."""
-        same = select(DeviceProfile.id).where(DeviceProfile.fingerprint == record.fingerprint)
-        with self._database.write() as connection:
-            if connection.execute(same).scalar() is not None:
-                return
-            try:
-                with connection.begin_nested():
-                    insert_record(connection, DeviceProfile, record)
-            except IntegrityError:
-                # Another process stored it between the two statements: unless it did not.
-                if connection.execute(same).scalar() is None:
-                    raise
-
     def load_profile(self, fingerprint: str) -> ProfileRecord:
         """The profile with that fingerprint.
 
@@ -344,6 +340,32 @@ class Studies(Holding):
                 "Give the profile's file with --target.",
             )
         return found[0]
+
+
+def _keep_profile(connection: Connection, record: ProfileRecord) -> None:
+    """Store a profile unless it is there; it stays until the transaction ends."""
+    same = select(DeviceProfile.id).where(DeviceProfile.fingerprint == record.fingerprint)
+    same = same.with_for_update(read=True)  # or it could go with another study meanwhile
+    if connection.execute(same).scalar() is not None:
+        return
+    try:
+        with connection.begin_nested():
+            insert_record(connection, DeviceProfile, record)
+    except IntegrityError:
+        # Another process stored it between the two statements: unless it did not.
+        if connection.execute(same).scalar() is None:
+            raise
+
+
+def _free_profiles(connection: Connection) -> None:
+    """Delete the profiles that no study names."""
+    stored = select(DeviceProfile.fingerprint).order_by(DeviceProfile.fingerprint)
+    there = connection.execute(stored.with_for_update()).scalars().all()
+    named = set()  # looked at once nobody can begin a study on these
+    for first, request in connection.execute(select(Study.profile_fingerprint, Study.request)):
+        named |= {first, *(of["profile"] for of in request.get("targets", {}).values())}
+    unnamed = [fingerprint for fingerprint in there if fingerprint not in named]
+    connection.execute(delete(DeviceProfile).where(DeviceProfile.fingerprint.in_(unnamed)))
 
 
 def _figure(column: str) -> ColumnElement[float]:

@@ -188,9 +188,9 @@ def test_what_is_not_alike_is_refused(place: Place) -> None:
         studies.create_study(other)
         stored = studies.load_profile(str(other.profile_fingerprint))
         document = json.loads(json.dumps(stored.document).replace('"bf16"', '"fp16"'))
-        studies.save_profile(replace(stored, fingerprint="fp16", document=document, id=0))
+        profile = replace(stored, fingerprint="fp16", document=document, id=0)
         in_fp16 = replace(place.full.record, name="fp16", profile_fingerprint="fp16", id=0)
-        studies.create_study(in_fp16)
+        studies.create_study(in_fp16, [profile])
         studies.claim(studies.find_study("empty").id)
         watch = f"nas studies watch empty --storage {place.storage}"
         with pytest.raises(StorageError, match=f"being run by process .*`{watch}`"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,8 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import func, select
 
 from nas.errors import NotFoundError, StorageError, StudyExistsError, UsageError
+from nas.storage.database import Database, open_database
+from nas.storage.models import DeviceProfile
 from nas.storage.records import (
     ArtefactRecord,
     MeasurementRecord,
@@ -255,13 +260,61 @@ def test_profiles_are_stored_once(studies: Studies, new_study: NewStudy) -> None
     profile = ProfileRecord("a100", "abc", {"peaks": {"bf16": 312e12}, "source": "Maße ∑"})
     with pytest.raises(StorageError, match="profile is not stored"):
         studies.create_study(new_study(profile_fingerprint="abc"))
-    studies.save_profile(profile)
-    studies.save_profile(replace(profile, name="again"))
+    study = studies.create_study(new_study(profile_fingerprint="abc"), [profile])
+    studies.create_study(new_study("other"), [replace(profile, name="again")])
     assert replace(studies.load_profile("abc"), id=0) == profile
-    study = studies.create_study(new_study(profile_fingerprint="abc"))
     assert studies.find_study(study.name).profile_fingerprint == "abc"
     with pytest.raises(NotFoundError, match="abd"):
         studies.load_profile("abd")
+
+
+def test_profiles_go_with_the_last_study_that_names_them(
+    studies: Studies, new_study: NewStudy
+) -> None:
+    profiles = [ProfileRecord(name, name, {"name": name}) for name in ("a100", "pi", "cpu")]
+    targets = {label: {"profile": label} for label in ("a100", "pi")}
+    request = {"trials": 9, "targets": targets}
+    both = studies.create_study(
+        new_study("both", request=request, profile_fingerprint="a100"), profiles[:2]
+    )
+    one = studies.create_study(new_study("one", profile_fingerprint="cpu"), profiles[2:])
+    again = studies.create_study(new_study("again", profile_fingerprint="a100"), profiles[:1])
+
+    def there() -> set[str]:
+        found = set()
+        for name in ("a100", "pi", "cpu"):
+            with suppress(NotFoundError):
+                found.add(studies.load_profile(name).name)
+        return found
+
+    studies.delete_study(one.id)
+    assert there() == {"a100", "pi"}
+    studies.delete_study(again.id)
+    assert there() == {"a100", "pi"}
+    studies.delete_study(both.id)
+    assert there() == set()
+
+
+def test_a_study_begun_while_another_is_deleted_keeps_its_profiles(
+    database: Database, storage_url: str, new_study: NewStudy
+) -> None:
+    profiles = [ProfileRecord(name, name, {}) for name in ("a100", "pi")]
+    request = {"targets": {name: {"profile": name} for name in ("a100", "pi")}}
+
+    def begin_and_delete(worker: int) -> None:
+        with open_database(storage_url) as opened:
+            studies = Studies(opened)
+            for turn in range(12):
+                name = f"{worker}-{turn}"
+                record = new_study(name, request=request, profile_fingerprint="a100")
+                made = studies.create_study(record, profiles[:: 1 if worker else -1])
+                assert {studies.load_profile(p.name).name for p in profiles} == {"a100", "pi"}
+                studies.delete_study(made.id)
+
+    with ThreadPoolExecutor() as workers:
+        list(workers.map(begin_and_delete, range(3)))
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(DeviceProfile)).scalar() == 0
 
 
 def test_what_belongs_to_a_trial(
