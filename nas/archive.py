@@ -159,7 +159,8 @@ def delete_study(
         trials = sum(studies.counts(record.id).values())
         if not agreed(trials):
             return [f"study {name} stays as it is"]
-        studies.delete_study(record.id)
+        with studies.claimed(record):  # it may be another's id since that was asked
+            studies.delete_study(record.id)
     return [f"study {name} deleted with its {counted(trials, 'trial')}"]
 
 

@@ -206,6 +206,18 @@ def test_what_is_not_alike_is_refused(place: Place) -> None:
         import_trials("full", "nothing.csv", place.storage)
 
 
+def test_only_the_study_that_was_asked_about_is_deleted(place: Place) -> None:
+    def agreed(trials: int) -> bool:
+        archive.delete_study("empty", place.storage)  # another process does, while one is asked
+        with open_database(place.storage) as database:  # SQLite gives its id to the next
+            Studies(database).create_study(replace(place.full.record, name="next", id=0))
+        return True
+
+    with pytest.raises(NotFoundError, match="does not exist any more"):
+        archive.delete_study("empty", place.storage, agreed)
+    assert {row["study"] for row in archive.list_studies(place.storage)} == {"full", "next"}
+
+
 def test_a_study_is_published_to_optuna(place: Place) -> None:
     failed = replace(
         place.full.trials[0], number=6, key="k", state="failed", reason="out of memory",
