@@ -13,6 +13,7 @@ from nas.budget import (
     parse_budget,
     parse_budgets,
     rounded_up,
+    shown_in,
 )
 from nas.errors import NasError, NotFoundError, UsageError
 from nas.target_names import PER_TARGET
@@ -24,6 +25,7 @@ from nas.target_names import PER_TARGET
         ("5ms", Budget("latency", 5.0)),
         ("0.5 ms", Budget("latency", 0.5)),
         ("500us", Budget("latency", 0.5)),
+        ("500µs", Budget("latency", 0.5)),
         ("latency<=5ms", Budget("latency", 5.0)),
         ("latency < 2s", Budget("latency", 2000.0)),
         ("params<=6M", Budget("params", 6e6)),
@@ -145,6 +147,27 @@ def test_what_a_refusal_proposes_is_met(quantity: str, exponent: float) -> None:
     least = float(round(10**exponent) + 1) if whole else 10**exponent
     proposed = parse_budget(str(Budget(quantity, rounded_up(quantity, least)))).limit
     assert least <= proposed <= 1.02 * least + whole
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value", "unit", "text"),
+    [
+        ("latency", 0.9995, " ms", "1 ms"),  # what three digits would round to 1000 us
+        ("latency", 0.99949, " us", "999 us"),
+        ("energy", 999.5, " J", "1 J"),
+        ("energy", 999.49, " mJ", "999 mJ"),
+        ("energy", 1e-9, " nJ", "0.001 nJ"),
+        ("memory", 0.9995 * 2**20, " MiB", "1 MiB"),
+        ("memory", 0.9994 * 2**20, " KiB", "1023 KiB"),
+        ("params", 999_500, "M", "1M"),
+        ("params", 999_499, "k", "999k"),
+    ],
+)
+def test_the_unit_of_a_figure_just_below_the_next(
+    quantity: str, value: float, unit: str, text: str
+) -> None:
+    assert shown_in(quantity, value)[0] == unit
+    assert format_quantity(quantity, value) == text
 
 
 @given(quantity=st.sampled_from(sorted(QUANTITIES)), exponent=st.floats(-5, 10))

@@ -399,10 +399,14 @@ def test_figures_and_predictions_are_read_without_the_rows(
     found = dict(zip(numbers.tolist(), values.tolist(), strict=True))
     assert found == {0: [0.5, 7.0], 3: [0.8, 9.0]}
     assert studies.predictions(study.id, "accuracy", 9).tolist() == [[0.75, 0.8]]
+    for number, quality in ((4, 0.25), (5, 0.5)):
+        studies.add_trial(study.id, new_trial(number, quality=quality, origin=predicted))
+    latest = studies.predictions(study.id, "accuracy", 2).tolist()
+    assert latest == [[0.75, 0.25], [0.75, 0.5]]  # the last ones, in order
     assert [t.number for t in studies.trials(study.id, numbers=[3, 0])] == [0, 3]
     assert [t.number for t in studies.trials(study.id, state="failed")] == [2]
     newest = studies.trials(study.id)[1].id
-    assert [t.number for t in studies.trials(study.id, after_id=newest)] == [2, 3]
+    assert [t.number for t in studies.trials(study.id, after_id=newest)] == [2, 3, 4, 5]
 
 
 def test_figures_on_one_of_several_targets_are_read(
