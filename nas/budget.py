@@ -106,7 +106,7 @@ def parse_budget(text: str) -> Budget:
         raise UsageError(f"cannot read the budget {text!r}.", _EXAMPLES)
     if match["sign"] in (">", ">="):
         raise UsageError(f"the budget {text!r} is no upper limit.", _EXAMPLES)
-    unit = match["unit"].lower()
+    unit = match["unit"].lower().replace("\u03bc", "µ")  # the Greek letter stands for it
     name = (match["name"] or _quantity_of(unit, text)).lower()
     if name not in QUANTITIES:
         raise UsageError(

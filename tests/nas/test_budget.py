@@ -25,7 +25,9 @@ from nas.target_names import PER_TARGET
         ("5ms", Budget("latency", 5.0)),
         ("0.5 ms", Budget("latency", 0.5)),
         ("500us", Budget("latency", 0.5)),
-        ("500µs", Budget("latency", 0.5)),
+        ("500\u00b5s", Budget("latency", 0.5)),
+        ("500\u03bcs", Budget("latency", 0.5)),  # the Greek letter
+        ("energy<=3\u03bcJ", Budget("energy", 3e-3)),
         ("latency<=5ms", Budget("latency", 5.0)),
         ("latency < 2s", Budget("latency", 2000.0)),
         ("params<=6M", Budget("params", 6e6)),
