@@ -57,6 +57,10 @@ class ProfileError(NasError, ValueError):
     """A device profile that is truncated, foreign or inconsistent."""
 
 
+class PluginError(NasError, ImportError):
+    """What another package brings cannot be loaded."""
+
+
 class MeasureError(NasError, RuntimeError):
     """A measurement that could not be made on this machine."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 
 from hw_profiles.errors import NotFoundError, nearest
+from hw_profiles.plugins import load_plugins
 from hw_profiles.profile import DeviceProfile, load_profile
 
 
@@ -20,9 +19,8 @@ def shipped() -> dict[str, Path]:
     """
     folder = Path(str(files("hw_profiles"))) / "data"
     found = {path.stem: path for path in sorted(folder.glob("*.json"))}
-    for plugin in entry_points(group="nas.devices"):
-        path: Callable[[], Path] = plugin.load()
-        found.setdefault(plugin.name, Path(path()))
+    for name, path in load_plugins("nas.devices").items():
+        found.setdefault(name, Path(path()))
     return found
 
 

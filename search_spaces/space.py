@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
 from hw_profiles.errors import UsageError, nearest
 from hw_profiles.op import Op
+from hw_profiles.plugins import load_plugins
 from search_spaces.choices import ChoiceSet, Condition, Value
 
 if TYPE_CHECKING:
@@ -249,9 +249,7 @@ def _families() -> dict[str, _Family]:
     import search_spaces.vit  # registers itself
     import search_spaces.vit_resnas  # noqa: F401
 
-    for plugin in entry_points(group="nas.spaces"):
-        if plugin.name not in _FAMILIES:
-            plugin.load()
+    load_plugins("nas.spaces")
     return _FAMILIES
 
 

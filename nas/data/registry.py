@@ -6,10 +6,10 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hw_profiles.plugins import load_plugins
 from nas.errors import NotFoundError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def _loaders() -> dict[str, Registered]:
     import nas.data.pydoc
     import nas.data.vowels  # noqa: F401  # they register themselves
 
-    for plugin in entry_points(group="nas.datasets"):
-        if plugin.name not in _LOADERS:
-            plugin.load()
+    load_plugins("nas.datasets")
     return _LOADERS
 
 

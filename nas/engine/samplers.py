@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,6 +33,7 @@ from optuna.samplers._ga import BaseGASampler
 from optuna.trial import FrozenTrial
 
 from hw_profiles.errors import UsageError, nearest
+from hw_profiles.plugins import load_plugins
 from nas.engine.problem import Problem
 from nas.engine.told import Told, distributions
 from search_spaces.choices import ChoiceSet
@@ -77,9 +77,7 @@ def _entries() -> dict[str, _Entry]:
     import nas.engine.mixnmatch
     import nas.engine.outer  # noqa: F401
 
-    for plugin in entry_points(group="nas.samplers"):
-        if plugin.name not in _SAMPLERS:
-            plugin.load()
+    load_plugins("nas.samplers")
     return _SAMPLERS
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Literal
 
 from hw_profiles.errors import nearest
 from hw_profiles.op import PRECISIONS
+from hw_profiles.plugins import load_plugins
 
 Granularity = Literal["tensor", "token", "channel", "group"]
 
@@ -95,8 +95,7 @@ CMSIS_INT8 = register_scheme(
 
 
 def _all() -> dict[tuple[str, str], Scheme]:
-    for plugin in entry_points(group="nas.schemes"):
-        plugin.load()
+    load_plugins("nas.schemes")
     return _SCHEMES
 
 

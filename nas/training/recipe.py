@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
+from hw_profiles.plugins import load_plugins
 from nas.errors import UsageError, nearest
 from nas.training.fields import (
     FROM_ONE,
@@ -269,9 +269,7 @@ def register_recipe(name: str, title: str) -> Callable[[R], R]:
 def _known() -> dict[str, type[Recipe]]:
     for module in _OWN:
         import_module(f"nas.training.recipes.{module}")
-    for plugin in entry_points(group="nas.recipes"):
-        if plugin.name not in _RECIPES:
-            plugin.load()
+    load_plugins("nas.recipes")
     return _RECIPES
 
 
