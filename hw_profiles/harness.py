@@ -18,6 +18,9 @@ NATIVES: Mapping[str, tuple[Literal["fp32", "bf16", "fp16"], ...]] = {
     "cpu": ("fp32",),
     "cuda": ("bf16", "fp16", "fp32"),
 }
+#: Quantized precisions that linear ops are timed in. On a GPU their kernels are torchao's, which
+#: is no dependency.
+QUANTIZED: Mapping[RuntimeName, tuple[str, ...]] = {"onnxruntime": ("int8", "int4_wo")}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Harness:
     def index(self) -> int:
         """Number of the GPU; 0 for a CPU."""
         return int(self.device.partition(":")[2] or 0)
+
+    @property
+    def precisions(self) -> list[str]:
+        """What linear ops are timed in, the native type first."""
+        return [self.native, *QUANTIZED.get(self.runtime, ())]
 
     @property
     def module(self) -> str:

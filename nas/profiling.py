@@ -54,7 +54,6 @@ from hw_profiles.profiler import (
 from hw_profiles.runtimes.stopwatch import WARM_UP_RULE
 from hw_profiles.watch import Watch
 from nas.probes import Networks, architectures, chosen_spaces, wanted_ops
-from nas.quantization.schemes import schemes_of
 from nas.request import require_batch_size
 from predictors.energy_network import fit_energy_model
 from predictors.network import FEWEST_NETWORKS, fit_network_model, fit_space_models
@@ -125,11 +124,10 @@ def profile_device(
     device = require_device(harness)
     begin = time.monotonic()
     rng = np.random.default_rng(seed)
-    precisions = precisions_of(harness)
     asked = chosen_spaces(spaces)
-    ops = wanted_ops(asked, precisions, batch_size, rng)
+    ops = wanted_ops(asked, harness.precisions, batch_size, rng)
     with tempfile.TemporaryDirectory() as folder, Watch(harness.device) as watch:
-        networks = Networks(harness, batch_size, precisions, Path(folder))
+        networks = Networks(harness, batch_size, harness.precisions, Path(folder))
         drawn = [
             (space, architectures(space, ARCHITECTURES, rng)) for space, whole in asked if whole
         ]
@@ -203,16 +201,6 @@ def _too_short(time_limit_s: float) -> MeasureError:
         f"Wait until it is less busy, or allow more: `nas profile --time "
         f"{np.ceil(5 * time_limit_s / 60):.0f}m`.",
     )
-
-
-def precisions_of(harness: Harness) -> list[str]:
-    """What is timed in a runtime, its native type first.
-
-    On a GPU that is the native type alone: the quantized kernels are torchao's, which is no
-    dependency.
-    """
-    quantized = [s.name for s in schemes_of(harness.runtime) if not s.is_native]
-    return [harness.native, *(quantized if harness.kind == "cpu" else [])]
 
 
 def require_device(harness: Harness) -> Device:

@@ -25,7 +25,7 @@ from hw_profiles.errors import first_line, nearest
 from hw_profiles.machine import this_cpu
 from nas.errors import ExportError
 from nas.export.limits import require_onnx_size
-from nas.quantization.graph import COUNTS, MICROSOFT, GraphLinear, operator_kind, quantized_nodes
+from nas.quantization.graph import MICROSOFT, GraphLinear, count_quantized, quantized_nodes
 from nas.quantization.schemes import Scheme, get_scheme
 
 INPUT, OUTPUT = "input", "output"
@@ -246,12 +246,6 @@ def quantize_onnx(
 
 
 # --- checks -------------------------------------------------------------------------------------
-
-
-def count_quantized(model: onnx.ModelProto, runtime: str = "onnxruntime") -> dict[str, int]:
-    """How many linears a graph really holds in each quantized scheme of a runtime."""
-    found = Counter(map(operator_kind, model.graph.node))
-    return {name: n for name, n in COUNTS[runtime](found).items() if n}
 
 
 def optimised(model: onnx.ModelProto) -> onnx.ModelProto:

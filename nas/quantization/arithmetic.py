@@ -35,7 +35,8 @@ from search_spaces.elastic import Arithmetic, Supernet
 
 # How a scheme's arithmetic is made for a deployed batch size.
 ArithmeticFactory = Callable[[int], Arithmetic]
-_ARITHMETIC: dict[tuple[str, str], ArithmeticFactory] = {}
+#: (runtime, scheme) -> it.
+ARITHMETIC: dict[tuple[str, str], ArithmeticFactory] = {}
 _EXACT_FP32 = 2**24
 _MIDDLE = 8  # of 0..15, in tinygemm's form
 
@@ -44,7 +45,7 @@ def register_arithmetic(scheme: Scheme) -> Callable[[ArithmeticFactory], Arithme
     """Register `(batch_size) -> (x, weight, bias) -> y` as the arithmetic of a scheme."""
 
     def add(factory: ArithmeticFactory) -> ArithmeticFactory:
-        _ARITHMETIC[scheme.runtime, scheme.name] = factory
+        ARITHMETIC[scheme.runtime, scheme.name] = factory
         return factory
 
     return add
@@ -264,7 +265,7 @@ def arithmetic(runtime: str, name: str, batch_size: int = 1) -> Arithmetic:
     if batch_size < 1:
         raise UsageError(f"a batch size of {batch_size} is impossible.", "Give 1 or more.")
     scheme = get_scheme(runtime, name)
-    return _ARITHMETIC[scheme.runtime, scheme.name](batch_size)
+    return ARITHMETIC[scheme.runtime, scheme.name](batch_size)
 
 
 @contextmanager

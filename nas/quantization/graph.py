@@ -31,11 +31,14 @@ from nas.quantization.schemes import (
     ORT_INT4,
     ORT_INT8,
     Scheme,
+    schemes_of,
 )
 
 MICROSOFT = "com.microsoft"
 TO_FP8 = "Cast to float8"
 Parts = tuple[list[onnx.NodeProto], dict[str, NDArray[np.generic]]]
+NodeFactory = Callable[["GraphLinear"], Parts]
+Count = Callable[[Counter[str]], int]
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,32 @@ class GraphLinear:
         return f"{self.name}.product" if self.bias else self.output
 
 
+@dataclass(frozen=True)
+class _Nodes:
+    make: NodeFactory
+    count: Count
+
+
+#: (runtime, quantized scheme) -> them.
+NODES: dict[tuple[str, str], _Nodes] = {}
+
+
+def register_nodes(scheme: Scheme, count: Count) -> Callable[[NodeFactory], NodeFactory]:
+    """Register `linear -> (nodes, initializers)` as what computes a layer in a quantized scheme.
+
+    Args:
+        scheme: of them.
+        count: from a graph's number of operators of each type, how many of its linears are so
+            held. Casts to float8 are of the type `TO_FP8`.
+    """
+
+    def add(make: NodeFactory) -> NodeFactory:
+        NODES[scheme.runtime, scheme.name] = _Nodes(make, count)
+        return make
+
+    return add
+
+
 def _bytes(q: Tensor) -> NDArray[np.generic]:
     """Integers (out, in) as int8 (in, out)."""
     return np.ascontiguousarray(q.T.numpy().astype(np.int8))
@@ -103,6 +132,14 @@ def _packed(codes: Tensor) -> NDArray[np.generic]:
     return packed
 
 
+def _ort_int8_count(found: Counter[str]) -> int:
+    """ONNX Runtime may part the operator, or fuse its parts otherwise."""
+    return sum(
+        found[op] for op in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger")
+    )
+
+
+@register_nodes(ORT_INT8, _ort_int8_count)
 def _ort_int8(linear: GraphLinear) -> Parts:
     q, scale = channel_int8(linear.weight)
     name = linear.name
@@ -129,6 +166,7 @@ def _matmul_nbits(linear: GraphLinear, block: int, inputs: list[str]) -> list[on
     return [node, *linear.biased(linear.product)]
 
 
+@register_nodes(ORT_INT4, lambda found: found["MatMulNBits"])
 def _ort_int4(linear: GraphLinear) -> Parts:
     q, scale = block_int4(linear.weight)
     name = linear.name
@@ -137,6 +175,7 @@ def _ort_int4(linear: GraphLinear) -> Parts:
     return nodes, {f"{name}.q": _packed(q + 8), f"{name}.scale": scale.numpy()}
 
 
+@register_nodes(GRAPH_INT4, lambda found: found["MatMulNBits"])
 def _graph_int4(linear: GraphLinear) -> Parts:
     codes, scale, zero = (t.float() for t in tinygemm_int4(linear.weight.bfloat16()))
     name = linear.name
@@ -161,11 +200,15 @@ def _dequantized(linear: GraphLinear, x: str, product: str) -> Parts:
     return nodes, {f"{name}.q": _bytes(q), f"{name}.scale": scale.flatten().numpy()}
 
 
+@register_nodes(
+    GRAPH_INT8_WO, lambda found: found["DequantizeLinear"] - found["Round"] - found[TO_FP8]
+)
 def _graph_int8_wo(linear: GraphLinear) -> Parts:
     nodes, arrays = _dequantized(linear, linear.x, linear.product)
     return [*nodes, *linear.biased(linear.product)], arrays
 
 
+@register_nodes(GRAPH_INT8, lambda found: found["Round"])
 def _graph_int8(linear: GraphLinear) -> Parts:
     """Symmetric scales of tokens in plain operators: ONNX has no operator of that granularity."""
     name = linear.name
@@ -198,6 +241,7 @@ def _graph_int8(linear: GraphLinear) -> Parts:
     return [*before, *nodes, scaled, *linear.biased(linear.product)], arrays | weights
 
 
+@register_nodes(GRAPH_FP8, lambda found: found[TO_FP8])
 def _graph_fp8(linear: GraphLinear) -> Parts:
     """float8 numbers under scales of tokens and channels, in standard operators."""
     name = linear.name
@@ -232,6 +276,7 @@ def _graph_fp8(linear: GraphLinear) -> Parts:
     return [*nodes, *linear.biased(linear.product)], arrays
 
 
+@register_nodes(CMSIS_INT8, lambda found: found["DynamicQuantizeLinear"])
 def _cmsis_int8(linear: GraphLinear) -> Parts:
     """The standard operators that an importer for microcontrollers reads."""
     name = linear.name
@@ -250,54 +295,29 @@ def _cmsis_int8(linear: GraphLinear) -> Parts:
     return [*nodes, *linear.biased(linear.product)], arrays
 
 
-_QUANTIZERS: dict[tuple[str, str], Callable[[GraphLinear], Parts]] = {
-    (ORT_INT8.runtime, ORT_INT8.name): _ort_int8,
-    (ORT_INT4.runtime, ORT_INT4.name): _ort_int4,
-    (GRAPH_INT8.runtime, GRAPH_INT8.name): _graph_int8,
-    (GRAPH_INT8_WO.runtime, GRAPH_INT8_WO.name): _graph_int8_wo,
-    (GRAPH_INT4.runtime, GRAPH_INT4.name): _graph_int4,
-    (GRAPH_FP8.runtime, GRAPH_FP8.name): _graph_fp8,
-    (CMSIS_INT8.runtime, CMSIS_INT8.name): _cmsis_int8,
-}
-
-
 def quantized_nodes(linear: GraphLinear, scheme: Scheme) -> Parts:
     """The nodes that compute a linear layer under a quantized scheme, and their initializers.
 
     The integers of the weights are the ones that the simulated arithmetic uses.
     """
-    return _QUANTIZERS[scheme.runtime, scheme.name](linear)
+    return NODES[scheme.runtime, scheme.name].make(linear)
 
 
-def operator_kind(node: onnx.NodeProto) -> str:
-    """What `COUNTS` counts a node as: its type, or `TO_FP8`."""
+def count_quantized(model: onnx.ModelProto, runtime: str = "onnxruntime") -> dict[str, int]:
+    """How many linears a graph really holds in each quantized scheme of a runtime.
+
+    Raises:
+        NotFoundError: if there is no such runtime.
+    """
+    found = Counter(map(_operator_kind, model.graph.node))
+    quantized = [s.name for s in schemes_of(runtime) if not s.is_native]
+    counts = {name: NODES[runtime, name].count(found) for name in quantized}
+    return {name: n for name, n in counts.items() if n}
+
+
+def _operator_kind(node: onnx.NodeProto) -> str:
+    """What a node is counted as: its type, or `TO_FP8`."""
     to_fp8 = node.op_type == "Cast" and any(
         a.name == "to" and a.i == onnx.TensorProto.FLOAT8E4M3FN for a in node.attribute
     )
     return TO_FP8 if to_fp8 else node.op_type
-
-
-def _ort_counts(found: Counter[str]) -> dict[str, int]:
-    int8 = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger")
-    return {"int8": sum(found[op] for op in int8), "int4_wo": found["MatMulNBits"]}
-
-
-def _graph_counts(found: Counter[str]) -> dict[str, int]:
-    int8, fp8 = found["Round"], found[TO_FP8]
-    return {
-        "int8": int8,
-        "fp8": fp8,
-        "int8_wo": found["DequantizeLinear"] - int8 - fp8,
-        "int4_wo": found["MatMulNBits"],
-    }
-
-
-#: Runtime -> linears in each quantized scheme, from a graph's count of operators by type.
-COUNTS: dict[str, Callable[[Counter[str]], dict[str, int]]] = {
-    "onnxruntime": _ort_counts,
-    "cudagraph": _graph_counts,
-    "cmsis-nn": lambda found: {"int8": found["DynamicQuantizeLinear"]},
-    "openvino": lambda found: {},
-    "eager": lambda found: {},
-    "compile": lambda found: {},
-}

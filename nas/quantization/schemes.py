@@ -53,7 +53,10 @@ _SCHEMES: dict[tuple[str, str], Scheme] = {}
 
 
 def register_scheme(scheme: Scheme) -> Scheme:
-    """Offer a scheme; a module named by an entry point in `nas.schemes` may call this too.
+    """Register a scheme, offered once it has an arithmetic and, if quantized, its ONNX nodes.
+
+    See `register_arithmetic` and `register_nodes`. A package outside this one registers by an entry
+    point in the group `nas.schemes` that names a module with all of them.
 
     Raises:
         NotFoundError: if its name is no precision of `hw_profiles.op`.
@@ -95,8 +98,16 @@ CMSIS_INT8 = register_scheme(
 
 
 def _all() -> dict[tuple[str, str], Scheme]:
+    """Those that have all their parts, which register themselves."""
+    from nas.quantization.arithmetic import ARITHMETIC
+    from nas.quantization.graph import NODES
+
     load_plugins("nas.schemes")
-    return _SCHEMES
+    return {
+        key: scheme
+        for key, scheme in _SCHEMES.items()
+        if key in ARITHMETIC and (scheme.is_native or key in NODES)
+    }
 
 
 def runtimes() -> tuple[str, ...]:

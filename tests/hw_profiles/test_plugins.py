@@ -19,13 +19,14 @@ from pathlib import Path
 from hw_profiles.registry import shipped
 from nas.data.registry import register_dataset
 from nas.engine.samplers import register_sampler
+from nas.quantization.arithmetic import register_arithmetic
 from nas.quantization.schemes import Scheme, register_scheme
 from nas.training.recipe import register_recipe
 from nas.training.recipes.sandwich import Sandwich
 from search_spaces.space import register_space
 
 register_space("plugged", ("one",), "a space")(lambda preset: None)
-register_scheme(Scheme("fp32", "plugged"))
+register_arithmetic(register_scheme(Scheme("fp32", "plugged")))(lambda batch_size: None)
 register_sampler("plugged", "a sampler")(lambda problem, seed: None)
 register_dataset("plugged")(lambda: None)
 register_recipe("plugged", "a recipe")(type("Plugged", (Sandwich,), {}))
@@ -39,6 +40,7 @@ import json
 from hw_profiles import registry
 from nas.data import list_datasets
 from nas.engine.samplers import list_samplers
+from nas.quantization.arithmetic import register_arithmetic
 from nas.quantization.schemes import runtimes
 from nas.training.recipe import recipes
 from search_spaces.space import names

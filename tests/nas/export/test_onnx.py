@@ -21,13 +21,13 @@ from nas.errors import ExportError
 from nas.export.front import _alike
 from nas.export.onnx import (
     check_quantized,
-    count_quantized,
     export_many,
     export_onnx,
     optimised,
     quantize_onnx,
 )
 from nas.quantization.arithmetic import simulate
+from nas.quantization.graph import count_quantized
 from search_spaces.elastic import Supernet
 
 SPACE = search_spaces.get("vit", "digits")
