@@ -55,11 +55,6 @@ class CandidateSpace:
         ]
         return ChoiceSet((*self.space.choices.choices, *policy))
 
-    @property
-    def n_architecture(self) -> int:
-        """Genes of the architecture; the rest are the policy's."""
-        return len(self.space.choices)
-
     def decode(self, genome: NDArray[np.int64]) -> Candidate:
         """The candidate of one genome, (genes,)."""
         values = self.choices.decode(genome)

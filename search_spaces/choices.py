@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,15 +222,4 @@ class ChoiceSet:
         return [
             hashlib.sha256(json.dumps(self.decode(row), sort_keys=True).encode()).hexdigest()[:20]
             for row in genomes
-        ]
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """The choices as plain data, for fingerprints."""
-        return [
-            {
-                "name": c.name,
-                "values": list(c.values),
-                "active": c.active and [c.active.choice, sorted(c.active.values, key=str)],
-            }
-            for c in self.choices
         ]

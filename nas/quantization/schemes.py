@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +9,7 @@ from hw_profiles.errors import nearest
 from hw_profiles.op import PRECISIONS
 from hw_profiles.plugins import load_plugins
 
-Granularity = Literal["tensor", "token", "channel", "group"]
+Granularity = Literal["tensor", "channel", "group"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +22,9 @@ class Scheme:
         weight_granularity: what shares one weight scale; None for plain floating point.
         weight_range: smallest and largest integer that a weight takes; of fp8, its largest floats.
         group_size: weights of a group along the input features (granularity `group`).
-        activation_granularity: what shares one dynamic activation scale; None if activations
-            stay in the runtime's native float.
-        activation_range: smallest and largest integer that an activation takes.
-        activation_symmetric: whether zero is always the integer 0.
+        activation_range: smallest and largest integer that an activation takes, both 0 if
+            activations stay in the runtime's native float. What shares a scale, and which integer
+            is zero, is the arithmetic's.
     """
 
     name: str
@@ -34,9 +32,7 @@ class Scheme:
     weight_granularity: Granularity | None = None
     weight_range: tuple[int, int] = (0, 0)
     group_size: int = 0
-    activation_granularity: Granularity | None = None
     activation_range: tuple[int, int] = (0, 0)
-    activation_symmetric: bool = True
 
     @property
     def is_native(self) -> bool:
@@ -74,26 +70,26 @@ TORCH_FLOATS = tuple(
     for name in ("bf16", "fp16", "fp32")
 )
 ORT_FP32 = register_scheme(Scheme("fp32", "onnxruntime"))
-# One activation scale for the whole tensor of the deployed batch. Weights keep to 7 bits because
-# kernels for x86 without VNNI add pairs of uint8 x int8 products in saturating 16 bits:
-# 2 x 255 x 64 = 32640 still fits; with 127 they overflow silently and results differ by machine.
+# Weights keep to 7 bits because kernels for x86 without VNNI add pairs of uint8 x int8 products in
+# saturating 16 bits: 2 x 255 x 64 = 32640 still fits; with 127 they overflow silently and results
+# differ by machine.
 ORT_INT8 = register_scheme(
-    Scheme("int8", "onnxruntime", "channel", (-64, 64), 0, "tensor", (0, 255), False)
+    Scheme("int8", "onnxruntime", "channel", (-64, 64), activation_range=(0, 255))
 )
 OPENVINO_FP32 = register_scheme(Scheme("fp32", "openvino"))
 ORT_INT4 = register_scheme(Scheme("int4_wo", "onnxruntime", "group", (-8, 7), 32))
 GRAPH_INT8 = register_scheme(
-    Scheme("int8", "cudagraph", "channel", (-128, 127), 0, "token", (-128, 127))
+    Scheme("int8", "cudagraph", "channel", (-128, 127), activation_range=(-128, 127))
 )
 GRAPH_INT8_WO = register_scheme(Scheme("int8_wo", "cudagraph", "channel", (-128, 127)))
 GRAPH_INT4 = register_scheme(Scheme("int4_wo", "cudagraph", "group", (0, 15), 32))
 GRAPH_FP8 = register_scheme(
-    Scheme("fp8", "cudagraph", "channel", (-448, 448), 0, "token", (-448, 448))
+    Scheme("fp8", "cudagraph", "channel", (-448, 448), activation_range=(-448, 448))
 )
 # Kernels for Cortex-M multiply 8-bit numbers in 16 bits and add in 32: nothing saturates.
 CMSIS_FP32 = register_scheme(Scheme("fp32", "cmsis-nn"))
 CMSIS_INT8 = register_scheme(
-    Scheme("int8", "cmsis-nn", "channel", (-127, 127), 0, "tensor", (0, 255), False)
+    Scheme("int8", "cmsis-nn", "channel", (-127, 127), activation_range=(0, 255))
 )
 
 
@@ -137,15 +133,3 @@ def get_scheme(runtime: str, name: str) -> Scheme:
     if name not in known:
         raise nearest(name, known, f"scheme of {runtime}")
     return known[name]
-
-
-def schemes_for(runtime: str, precisions: Sequence[str]) -> tuple[Scheme, ...]:
-    """The schemes of these precisions, in their order.
-
-    Raises:
-        NotFoundError: if the runtime does not run one of them.
-
-    >>> [s.name for s in schemes_for("onnxruntime", ["fp32", "int8"])]
-    ['fp32', 'int8']
-    """
-    return tuple(get_scheme(runtime, name) for name in precisions)

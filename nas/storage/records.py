@@ -71,7 +71,6 @@ class StudySummary:
 
     study: StudyRecord
     trials: int
-    feasible: int
     active_at: datetime
     """When it was opened, last claimed or last given a trial."""
     holder: str | None

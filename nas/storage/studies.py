@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, case, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from nas.errors import NotFoundError, StorageError, StudyExistsError, UsageError, nearest
@@ -105,20 +105,17 @@ class Studies(Holding):
 
     def list_studies(self) -> list[StudySummary]:
         """Every study with its counts, the one that was active last first."""
-        counts = select(
-            Trial.study_id, func.count(), func.sum(case((Trial.feasible, 1), else_=0))
-        ).group_by(Trial.study_id)
+        counts = select(Trial.study_id, func.count()).group_by(Trial.study_id)
         activity = select(Study.id, Study.active_at, Study.holder)
         with self._database.read() as connection:
-            trials = {study: (all_, ok) for study, all_, ok in connection.execute(counts)}
+            trials = dict(connection.execute(counts).tuples().all())
             active = {study: (at, holder) for study, at, holder in connection.execute(activity)}
             studies = select_records(connection, StudyRecord, Study)
         summaries = []
         for study in studies:
-            all_, feasible = trials.get(study.id, (0, 0))
             active_at, holder = active[study.id]
             held_by = self._living(study.id, holder, active_at)
-            summaries.append(StudySummary(study, all_, int(feasible), active_at, held_by))
+            summaries.append(StudySummary(study, trials.get(study.id, 0), active_at, held_by))
         return sorted(summaries, key=lambda summary: summary.active_at, reverse=True)
 
     def set_request(self, study_id: int, request: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from hw_profiles.errors import NotFoundError
 from hw_profiles.harness import QUANTIZED
 from hw_profiles.op import PRECISIONS
 from nas.quantization import arithmetic, graph, schemes
-from nas.quantization.schemes import Scheme, register_scheme, runtimes, schemes_for, schemes_of
+from nas.quantization.schemes import Scheme, get_scheme, register_scheme, runtimes, schemes_of
 
 
 def test_each_runtime_lists_its_native_schemes_first() -> None:
@@ -33,18 +33,13 @@ def test_each_runtime_lists_its_native_schemes_first() -> None:
             assert scheme.group_size == PRECISIONS[scheme.name].weight_group
 
 
-def test_schemes_keep_the_order_asked_for() -> None:
-    names = ["int4_wo", "bf16", "int8"]
-    assert [s.name for s in schemes_for("cudagraph", names)] == names
-
-
 @pytest.mark.parametrize(
     ("runtime", "name", "near"),
     [("onnxruntime", "bf16", "Known: fp32"), ("onnxruntime", "int4", "int4_wo"), ("onnx", "x", "")],
 )
 def test_what_a_runtime_does_not_run_is_named(runtime: str, name: str, near: str) -> None:
     with pytest.raises(NotFoundError) as caught:
-        schemes_for(runtime, [name])
+        get_scheme(runtime, name)
     assert near in str(caught.value)
 
 

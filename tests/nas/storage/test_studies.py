@@ -249,10 +249,10 @@ def test_list_counts_and_sorts_by_activity(
     second = studies.create_study(new_study("second", created_at=old + timedelta(hours=1)))
     assert [s.study for s in studies.list_studies()] == [second, first]
     for number in range(3):
-        studies.add_trial(first.id, new_trial(number, feasible=number == 0))
+        studies.add_trial(first.id, new_trial(number))
     newest, other = studies.list_studies()
-    assert (newest.study, newest.trials, newest.feasible) == (first, 3, 1)
-    assert (other.study, other.trials, other.feasible) == (second, 0, 0)
+    assert (newest.study, newest.trials) == (first, 3)
+    assert (other.study, other.trials) == (second, 0)
     assert newest.active_at > other.active_at
 
 
