@@ -17,6 +17,7 @@ from pathlib import Path
 
 import judging
 import numpy as np
+from models.neighbour_trees import NeighbourTrees
 
 from hw_profiles.errors import ProfileError
 from hw_profiles.gpus import read_device
@@ -24,7 +25,6 @@ from hw_profiles.profile import Device
 from hw_profiles.tables import TableRow, read_table
 from predictors import metrics
 from predictors.conformal import UpperBound
-from predictors.neighbour_trees import NeighbourTrees
 from predictors.op_time import Array
 from predictors.power import PRODUCT_START_S, PowerModel
 from predictors.power_fits import limit, loads, power, seconds, shapes

@@ -22,9 +22,9 @@ import hf_graph
 import judging
 import numpy as np
 from hf_graph import Kernel, Sizes
-
-from hw_profiles.errors import ProfileError
-from hw_profiles.fp32_tables import (
+from models.eager_queue import queued_ms
+from models.fp32_op_time import Fp32OpTimes
+from models.fp32_tables import (
     GpuSheet,
     device_slug,
     find_sheet,
@@ -32,9 +32,9 @@ from hw_profiles.fp32_tables import (
     read_json_object,
     read_op_rows,
 )
+
+from hw_profiles.errors import ProfileError
 from hw_profiles.tables import read_text
-from predictors.eager_queue import queued_ms
-from predictors.fp32_op_time import Fp32OpTimes
 
 COLUMNS = ("device", "model", "mode", "seq", "batch", "variant", "meas_e2e_latency")
 GRAPH_SPREAD = 0.06  # of the kernels that a graph leaves out or counts twice (log)

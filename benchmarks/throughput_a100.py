@@ -18,13 +18,13 @@ from pathlib import Path
 
 import judging
 import numpy as np
+from models.stage_time import StageTime
 from network_tables import NetworkTable, read_networks
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from hw_profiles.errors import ProfileError
 from predictors.conformal import UpperBound
-from predictors.stage_time import StageTime
 
 Floats = NDArray[np.float64]
 

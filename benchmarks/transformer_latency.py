@@ -23,14 +23,14 @@ from pathlib import Path
 
 import judging
 import numpy as np
+from models.drift import DriftRegressor, run_levels
+from models.translation import FEATURES, translation_work
 from network_tables import read_networks
 from numpy.typing import NDArray
 
 from hw_profiles.errors import UsageError
 from predictors import metrics
 from predictors.conformal import UpperBound
-from predictors.drift import DriftRegressor, run_levels
-from predictors.translation import FEATURES, translation_work
 
 Floats = NDArray[np.float64]
 

@@ -1,10 +1,9 @@
 import csv
 import json
 
+import fp32_world as world
 import gpu_models_fp32
 import pytest
-
-from tests.predictors import fp32_world as world
 
 GPT = {"model_type": "gpt2", "n_layer": 2, "n_embd": 256, "n_head": 4, "vocab_size": 1000}
 HEADER = "device,model,mode,seq,batch,variant,meas_e2e_latency\n"

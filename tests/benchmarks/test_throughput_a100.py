@@ -9,7 +9,7 @@ import throughput_a100
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     """Networks of two stages whose time is a sum of blocks; the val part twice as slow."""
-    monkeypatch.setattr("predictors.stage_time.StageTime.__init__.__defaults__", (20, 0))
+    monkeypatch.setattr("models.stage_time.StageTime.__init__.__defaults__", (20, 0))
     rng = np.random.default_rng(0)
     names = [f"block{stage}_{choice}" for stage in range(2) for choice in ("e", "k", "l", "se")]
     lines = [",".join(["id", *names, "throughput_a100_mean", "authors_split"])]

@@ -4,8 +4,7 @@ import sys
 import numpy as np
 import pytest
 import transformer_latency
-
-from predictors.translation import FEATURES
+from models.translation import FEATURES
 
 
 def write(path, slow, rows=500, factor=1.3, seed=0):

@@ -1,8 +1,7 @@
 """A made-up world of GPUs in which op times follow a law that the tests know."""
 
 import numpy as np
-
-from hw_profiles.fp32_tables import GpuSheet, OpRows
+from models.fp32_tables import GpuSheet, OpRows
 
 ISSUE = {"linear": 0.05, "bmm": 0.03, "stream": 0.015, "softmax": 0.03, "layer_norm": 0.03}
 BANDWIDTH_SHARE, ROW_SHARE = 0.8, 0.5

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from models.stage_time import StageTime
 from numpy.typing import NDArray
-
-from predictors.stage_time import StageTime
 
 Floats = NDArray[np.float64]
 

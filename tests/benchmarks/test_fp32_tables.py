@@ -2,14 +2,14 @@ import gzip
 import json
 
 import pytest
-
-from hw_profiles.errors import ProfileError
-from hw_profiles.fp32_tables import (
+from models.fp32_tables import (
     device_slug,
     find_sheet,
     read_gpu_sheets,
     read_op_rows,
 )
+
+from hw_profiles.errors import ProfileError
 
 PRODUCTS = "device,latency,b,m,n,k,kernel_name,grid_x,grid_y,grid_z\n"
 SHEET = {

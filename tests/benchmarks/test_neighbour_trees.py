@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+from models.neighbour_trees import NeighbourTrees
 from numpy.typing import NDArray
 
 from predictors import metrics
-from predictors.neighbour_trees import NeighbourTrees
 from predictors.op_time import Array
 
 SIZES = [2.0**i for i in range(4, 12)]

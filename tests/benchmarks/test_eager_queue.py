@@ -1,8 +1,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
-from predictors.eager_queue import queued_ms
+from models.eager_queue import queued_ms
 
 times = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=30)
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models.drift import DriftRegressor, densest, run_levels
 from numpy.typing import NDArray
 from sklearn.utils.estimator_checks import check_estimator
-
-from predictors.drift import DriftRegressor, densest, run_levels
 
 Floats = NDArray[np.float64]
 COEFFICIENTS = np.array([3.0, 0.5, 8.0])

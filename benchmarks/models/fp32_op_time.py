@@ -22,7 +22,7 @@ from sklearn.base import BaseEstimator
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from hw_profiles.errors import ProfileError
-from hw_profiles.fp32_tables import Array, GpuSheet, OpRows
+from models.fp32_tables import Array, GpuSheet, OpRows
 
 # Rows and columns of the output that one thread block of a vendor's sgemm makes.
 TILES = ((128, 128), (128, 64), (64, 64), (32, 128), (128, 32), (32, 32))

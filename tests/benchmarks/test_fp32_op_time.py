@@ -1,9 +1,9 @@
+import fp32_world as world
 import numpy as np
 import pytest
+from models.fp32_op_time import FULL_ISSUE_SHARE, Fp32OpTimes
 
 from hw_profiles.errors import ProfileError
-from predictors.fp32_op_time import FULL_ISSUE_SHARE, Fp32OpTimes
-from tests.predictors import fp32_world as world
 
 BIG = world.sheet("big", 1.5e12, 40e9)
 SMALL = world.sheet("small", 0.3e12, 15e9)  # held back by power: reaches little of its peak

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-
-from predictors.translation import FEATURES, translation_work
+from models.translation import FEATURES, translation_work
 
 SIZES = np.array([[512.0, 6, 1024, 4, 640, 3, 2048, 4, 4, 2]])
 

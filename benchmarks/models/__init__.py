@@ -1,0 +1,1 @@
+"""Predictors that only benchmarks judge: no profile has them, no search asks them."""
