@@ -92,7 +92,7 @@ def predict_known(group: Group, same: list[Group], chip: Chip) -> tuple[Array, A
         measured = np.concatenate([g.measured for g in mine])
         if len(calls) < FEWEST:
             raise ProfileError(f"{len(calls)} rows are too few to fit.", f"Give {FEWEST} or more.")
-        form = fit_known(calls, measured, chip)
+        form, *_ = fit_known(calls, measured, chip)
         predictions.append(np.log(form.predict(group.calls[:, :5], group.calls[:, 5])))
         widths.append(np.log(form.upper_ratio(group.calls[:, :5], group.calls[:, 5])))
     logs = np.mean(predictions, axis=0)

@@ -65,15 +65,14 @@ def sampled(group: Group) -> Group:
     return Group(group.gpu, group.causal, group.stack, group.calls[chosen], group.measured[chosen])
 
 
-def fit_known(calls: Array, measured: Array, chip: Chip, steps: int = STEPS) -> AttentionMLP:
-    """A form of all rows whose bound is calibrated on whole shapes kept out of another fit."""
-    return _fit_known(calls, measured, chip, steps)[0]
-
-
-def _fit_known(
-    calls: Array, measured: Array, chip: Chip, steps: int
+def fit_known(
+    calls: Array, measured: Array, chip: Chip, steps: int = STEPS
 ) -> tuple[AttentionMLP, Array, Array]:
-    """The form, and predictions and measurements (n,) of the shapes kept out."""
+    """A form of all rows whose bound is calibrated on whole shapes kept out of another fit.
+
+    Returns:
+        the form, and predictions and measurements (n,) of the shapes kept out.
+    """
     shapes, kv_heads = calls[:, :5], calls[:, 5]
     _, ids = np.unique(calls, axis=0, return_inverse=True)
     out = (np.random.default_rng(0).permutation(ids.max() + 1) % 5 == 0)[ids]
@@ -119,7 +118,7 @@ def timed_attention(
     if len(calls) < FEWEST:
         raise ProfileError(f"{len(calls)} rows are too few to fit.", f"Give {FEWEST} or more.")
     require_shapes("the rows of attention", calls)
-    form, predicted, truth = _fit_known(calls, measured, Chip.of(gpu), steps)
+    form, predicted, truth = fit_known(calls, measured, Chip.of(gpu), steps)
     error = plain_error(truth, predicted, "whole shapes, a fifth")
     if len(truth) >= FEWEST_JUDGED:
         half = np.arange(len(truth)) % 2 == 0

@@ -40,10 +40,6 @@ ROW_STEP = 16  # rows that the smallest tensor-core instruction takes
 # the limit (log). Between two software stacks 0.5 to 0.9 do equally well, on gaps nothing does.
 KEPT, KEPT_LIMIT = 0.5, 0.15
 LATTICE_SHARE = 0.5  # of its points that must be timed
-# Standard deviation of the log-ratio of two software stacks at one shape: 0.045 between
-# TensorRT-LLM 1.0.0 and vLLM 0.14.0 on the A100, 0.089 between vLLM 0.22.0 and 0.24.0 on the H200
-# (most of that one of them slower throughout where arithmetic binds).
-STACK_SPREAD = 0.05
 
 
 @register_form("roofline_mlp")
@@ -214,16 +210,6 @@ class RooflineMLP(BaseEstimator, RegressorMixin, OpForm):  # type: ignore[misc]
             columns += [np.log2(waves), np.log2(idle)]
         columns += [np.log2(np.ceil(inside[:, 0] / rows) * rows) for rows in ROW_TILES]
         return np.column_stack(columns)
-
-
-def other_stack(measured: Array, seed: int = 0) -> Array:
-    """Times as another software stack might have given them, shape (n,).
-
-    A bound that is calibrated on one stack holds less often on another; calibrated on these times
-    it allows for what stacks differ by, `STACK_SPREAD`.
-    """
-    normal = np.random.default_rng(seed).standard_normal(len(measured))
-    return np.asarray(measured * np.exp(STACK_SPREAD * normal))
 
 
 @register_form("quantized_gemm")

@@ -38,16 +38,6 @@ def median_error(measured: ArrayLike, predicted: ArrayLike) -> float:
     return float(np.median(percent_errors(measured, predicted)))
 
 
-def within(measured: ArrayLike, predicted: ArrayLike, percent: float) -> float:
-    """Percent of the predictions whose error is at most `percent`.
-
-    >>> within([1.0, 1.0, 1.0, 1.0], [1.01, 1.04, 1.2, 0.9], 5)
-    50.0
-    """
-    # the slack keeps an error of exactly the limit inside, whatever the last bit says
-    return float(100.0 * np.mean(percent_errors(measured, predicted) <= percent * (1 + 1e-9)))
-
-
 def kendall_tau(measured: ArrayLike, predicted: ArrayLike) -> float:
     """Kendall's tau-b of the two orders; 0 where either side is constant.
 
@@ -57,17 +47,6 @@ def kendall_tau(measured: ArrayLike, predicted: ArrayLike) -> float:
     return _or_zero(stats.kendalltau(measured, predicted).statistic)
 
 
-def spearman(measured: ArrayLike, predicted: ArrayLike) -> float:
-    """Spearman's rank correlation; 0 where either side is constant.
-
-    >>> spearman([1, 2, 3, 4], [10, 20, 30, 40])
-    1.0
-    """
-    if np.ptp(np.asarray(measured)) == 0 or np.ptp(np.asarray(predicted)) == 0:
-        return 0.0
-    return float(round(stats.spearmanr(measured, predicted).statistic, 12))
-
-
 def coverage(measured: ArrayLike, upper: ArrayLike) -> float:
     """Share of the measured values that are at most their upper bound.
 
@@ -75,16 +54,6 @@ def coverage(measured: ArrayLike, upper: ArrayLike) -> float:
     0.75
     """
     return float(np.mean(np.asarray(measured) <= np.asarray(upper)))
-
-
-def bound_width(predicted: ArrayLike, upper: ArrayLike) -> float:
-    """Mean distance of the upper bound above the prediction, percent of the prediction.
-
-    >>> round(bound_width([1.0, 2.0], [1.1, 2.6]), 6)
-    20.0
-    """
-    guess = np.asarray(predicted, np.float64)
-    return float(100.0 * np.mean(np.asarray(upper, np.float64) / guess - 1.0))
 
 
 def _or_zero(value: float) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from predictors import gemm_fits
+from predictors.gemm_time import RooflineMLP
 
 SHEET = """gpu:
   mem_bw: 2e12
@@ -104,3 +105,15 @@ def test_files_at_fault_give_one_line(
     assert shown.out == ""
     assert message in shown.err
     assert shown.err.count("\n") == 1
+
+
+def test_a_bound_for_another_stack_covers_it():
+    rng = np.random.default_rng(9)
+    predicted = np.exp(rng.normal(0, 1, 4000))
+    measured = predicted * np.exp(rng.normal(0, 0.01, 4000))
+    form = RooflineMLP(100.0, 3e14, 2e12)
+    form.calibrate(predicted, gpu_gemm.other_stack(measured), 0.9)
+    elsewhere = measured * np.exp(rng.normal(0, 0.05, 4000))
+    assert np.mean(elsewhere <= predicted * form.bound_.ratio(predicted)) == pytest.approx(
+        0.9, abs=0.03
+    )

@@ -1,10 +1,13 @@
 import json
 
 import judging
+import numpy as np
 import pytest
 
 from hw_profiles.errors import ProfileError
 
+MEASURED = np.array([1.0, 2.0, 4.0, 8.0])
+PREDICTED = np.array([1.1, 2.0, 3.0, 8.4])  # off by 10, 0, 25 and 5 percent
 PATHS = ["--train", "a.csv", "b.csv", "--test", "c.csv"]
 
 
@@ -17,6 +20,22 @@ def test_figures_are_in_percent_and_the_coverage_is_a_share():
     assert made["coverage"] == 0.75
     assert made["bound_width"] == pytest.approx(100 * (0.1 + 0.1 / 2.1 + 0.1 + 1.1 / 8.8) / 4, 1e-3)
     assert made["rows"] == 4
+
+
+def test_an_error_of_the_limit_is_within_it():
+    assert judging.within(MEASURED, PREDICTED, 5) == 50.0
+    assert judging.within(MEASURED, PREDICTED, 10) == 75.0
+
+
+def test_rank_correlation_ignores_scale_and_is_zero_for_a_constant():
+    assert judging.spearman(MEASURED, 10 * MEASURED) == 1.0
+    assert judging.spearman(MEASURED, -PREDICTED) == -1.0
+    assert judging.spearman(MEASURED, np.ones(4)) == 0.0
+
+
+def test_a_bound_s_width_is_in_percent_of_the_prediction():
+    assert judging.bound_width(PREDICTED, 1.3 * PREDICTED) == pytest.approx(30.0)
+    assert judging.bound_width([1.0, 2.0], [1.1, 2.6]) == pytest.approx(20.0)
 
 
 def test_one_json_object_on_stdout(capsys, monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predictors import metrics
-from predictors.gemm_time import KEPT, KEPT_LIMIT, QuantizedGemm, RooflineMLP, other_stack
+from predictors.gemm_time import KEPT, KEPT_LIMIT, QuantizedGemm, RooflineMLP
 from predictors.op_time import Array, form_class
 from predictors.roofline_time import StreamTime
 
@@ -161,15 +161,3 @@ def test_numbers_that_do_not_fit_together_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         RooflineMLP.from_params(on_a_lattice[0].to_params() | broken)
-
-
-def test_a_bound_for_another_stack_covers_it() -> None:
-    rng = np.random.default_rng(9)
-    predicted = np.exp(rng.normal(0, 1, 4000))
-    measured = predicted * np.exp(rng.normal(0, 0.01, 4000))
-    form = RooflineMLP(CORES, FLOPS, BANDWIDTH)
-    form.calibrate(predicted, other_stack(measured), 0.9)
-    elsewhere = measured * np.exp(rng.normal(0, 0.05, 4000))
-    assert np.mean(elsewhere <= predicted * form.bound_.ratio(predicted)) == pytest.approx(
-        0.9, abs=0.03
-    )

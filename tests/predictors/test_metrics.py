@@ -14,20 +14,15 @@ PREDICTED = np.array([1.1, 2.0, 3.0, 8.4])  # off by 10, 0, 25 and 5 percent
 def test_errors_are_relative_to_the_measured_values() -> None:
     assert metrics.mape(MEASURED, PREDICTED) == pytest.approx(10.0)
     assert metrics.median_error(MEASURED, PREDICTED) == pytest.approx(7.5)
-    assert metrics.within(MEASURED, PREDICTED, 5) == 50.0
-    assert metrics.within(MEASURED, PREDICTED, 10) == 75.0
 
 
-def test_rank_correlations_ignore_scale_and_are_zero_for_a_constant() -> None:
+def test_rank_correlation_ignores_scale_and_is_zero_for_a_constant() -> None:
     assert metrics.kendall_tau(MEASURED, PREDICTED**3) == 1.0
-    assert metrics.spearman(MEASURED, -PREDICTED) == -1.0
     assert metrics.kendall_tau(MEASURED, np.ones(4)) == 0.0
-    assert metrics.spearman(MEASURED, np.ones(4)) == 0.0
 
 
-def test_bounds() -> None:
+def test_coverage() -> None:
     assert metrics.coverage(MEASURED, PREDICTED) == 0.75
-    assert metrics.bound_width(PREDICTED, 1.3 * PREDICTED) == pytest.approx(30.0)
 
 
 @pytest.mark.parametrize(("measured", "predicted"), [([], []), ([1.0], [1.0, 2.0]), ([0.0], [1.0])])
