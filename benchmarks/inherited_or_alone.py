@@ -18,12 +18,12 @@ import sys
 from typing import Any
 
 import numpy as np
+from alone import fit_alone
 from scipy.stats import kendalltau
 
 from nas.equipment import space_and_data
 from nas.evaluation import calibration_batches
 from nas.training.evaluate import quality
-from nas.training.loop import fit_alone
 from nas.training.obtain import obtain_supernet
 from nas.training.recipe_text import recipe_for, recipe_text
 

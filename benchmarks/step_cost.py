@@ -24,10 +24,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from alone import fit_alone
 
 from nas.data.dataset import Dataset
 from nas.equipment import space_and_data
-from nas.training.loop import Progress, fit, fit_alone
+from nas.training.loop import Progress, fit
 from nas.training.recipe import Recipe
 from nas.training.recipe_text import parse_recipe
 from search_spaces.space import SearchSpace

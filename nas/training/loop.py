@@ -20,7 +20,6 @@ from torch import Tensor
 from nas.data.dataset import Dataset
 from nas.data.metric import Metric
 from nas.errors import CheckpointError, NasError, UsageError
-from nas.training.alone import Alone, alone_recipe
 from nas.training.checkpoint import read_tensors, write_tensors
 from nas.training.clock import Clock
 from nas.training.distributed import World, processes, this_device
@@ -74,8 +73,8 @@ class Training:
 
     Attributes:
         network: trained, in evaluation mode.
-        history: of each epoch: epoch, loss, quality_largest, quality_smallest (quality_alone of a
-            network that was trained alone), seconds so far, share of the training done.
+        history: of each epoch: epoch, loss, quality_largest, quality_smallest, seconds so far,
+            share of the training done.
         seconds: of all bursts together.
         ended_by: `epochs` or `time`.
     """
@@ -129,37 +128,8 @@ def fit(
     network = space.supernet(seed)
     _start_from(network, initial or {})
     judged = {"largest": space.largest(), "smallest": space.smallest()}
-    job = _Job(network, data, recipe, seed, judged, device or this_device())
+    job = Job(network, data, recipe, seed, judged, device or this_device())
     return job.run(time_limit_s, progress, checkpoint, log)
-
-
-def fit_alone(
-    space: SearchSpace,
-    arch: Architecture,
-    data: Dataset,
-    recipe: Recipe,
-    seed: int,
-    *,
-    time_limit_s: float | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-    checkpoint: Path | None = None,
-    device: torch.device | None = None,
-) -> Training:
-    """Train one architecture's plain network as the recipe would train the supernet.
-
-    The optimizer, the rate's rise and fall, the examples of a step and their number are the
-    recipe's; the loss is that of the labels, in one stage. Its history tells `quality_alone`.
-
-    Raises:
-        UsageError: if the data do not fit the space, or the time limit is not positive.
-        TrainingError: if the loss is not finite.
-    """
-    torch.manual_seed(seed)
-    network = Alone(space, arch)
-    job = _Job(
-        network, data, alone_recipe(recipe, arch), seed, {"alone": arch}, device or this_device()
-    )
-    return job.run(time_limit_s, progress, checkpoint, None)
 
 
 def _start_from(network: Supernet, initial: Mapping[str, Tensor]) -> None:
@@ -173,8 +143,20 @@ def _start_from(network: Supernet, initial: Mapping[str, Tensor]) -> None:
     network.network.load_state_dict(dict(initial), strict=False)
 
 
-class _Job:
-    """One training: what stays the same from its first step to its last."""
+class Job:
+    """One training: what stays the same from its first step to its last.
+
+    Args:
+        network: to be trained.
+        data: train and validation are used.
+        recipe: what is done.
+        seed: of the order of examples and the choice of subnets.
+        judged: architectures whose quality its history tells after each epoch, by name.
+        device: to train on.
+
+    Raises:
+        UsageError: if the data do not fit the network's space.
+    """
 
     def __init__(
         self,

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import search_spaces
-from nas.training.alone import Alone
 from nas.training.lazy_adamw import LazyAdamW
 from nas.training.learner import Learner
 from nas.training.recipe import get_recipe
 from search_spaces.elastic import Supernet
-from search_spaces.space import SearchSpace
+from search_spaces.space import Architecture, SearchSpace
 
 BETAS = (0.9, 0.98)
 
@@ -118,11 +117,11 @@ def test_a_subnet_learns_by_slices_as_its_plain_network_does(name: str) -> None:
         assert weight[~used[parameter]].equal(before[parameter][~used[parameter]]), parameter
 
 
-class _Plain(Alone):
-    """A network that is there already, to be trained alone."""
+class _Plain(Supernet):
+    """A network of one architecture, to be trained alone."""
 
-    def __init__(self, space: SearchSpace, network: nn.Module) -> None:
-        Supernet.__init__(self, space, network)
+    def activate(self, arch: Architecture) -> _Plain:
+        return self
 
 
 def _inputs(space: SearchSpace, generator: torch.Generator) -> Tensor:
