@@ -86,6 +86,7 @@ def export_onnx(network: nn.Module, example: Tensor) -> onnx.ModelProto:
     model = program.model_proto
     _name_linears(model, network)
     _keep_sums(model)
+    _share_tables(model)
     _strip(model)
     return model
 
@@ -162,6 +163,33 @@ def _keep_sums(model: onnx.ModelProto) -> None:
         alone = node.output[0] in normed and read[node.output[0]] == 1
         if node.op_type == "Add" and alone and not weights & set(node.input):
             node.op_type = "Sum"
+
+
+def _share_tables(model: onnx.ModelProto) -> None:
+    """Hold equal tables once, such as the causal mask that the exporter writes for each layer.
+
+    Weights are left alone: of two that are equal one may be quantized.
+    """
+    graph = model.graph
+    weights = {
+        name
+        for node in graph.node
+        if node.op_type in ("MatMul", "Gemm", "Conv", "Gather")
+        for name in node.input
+    }
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    equal: dict[str, str] = {}
+    for table in graph.initializer:
+        if len(table.dims) > 1 and table.name not in weights:
+            data = numpy_helper.to_array(table).tobytes()
+            kept = first.setdefault((table.data_type, tuple(table.dims), data), table.name)
+            if kept != table.name:
+                equal[table.name] = kept
+    for node in graph.node:
+        node.input[:] = [equal.get(name, name) for name in node.input]
+    held = [table for table in graph.initializer if table.name not in equal]
+    del graph.initializer[:]
+    graph.initializer.extend(held)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -117,6 +117,20 @@ def test_every_family_s_model_equals_its_subnet(name: str) -> None:
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4, rtol=1e-4)
 
 
+def test_one_causal_mask_is_held_for_all_layers() -> None:
+    space = search_spaces.get("matlm", "pydoc")
+    net, arch = space.supernet(0).eval(), space.smallest()
+    plain, tokens = net.activate(arch).extract(arch), space.example(arch, 2)
+    model = export_onnx(plain, tokens)
+    sizes = [list(table.dims) for table in model.graph.initializer]
+    assert sizes.count([tokens.shape[1]] * 2) == 1
+    with torch.inference_mode():
+        expected = plain(tokens)
+    session = open_session(model.SerializeToString())
+    (found,) = session.run(None, {"input": tokens.numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4, rtol=1e-4)
+
+
 def test_no_notes_of_the_exporter_stay() -> None:
     model = exported(0)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
