@@ -166,7 +166,7 @@ def _handle(index: int) -> Any:
     """Of the GPU that PyTorch numbers so.
 
     Raises:
-        MeasureError: if there is no such GPU.
+        MeasureError: if there is no such GPU, or it is divided into slices of which none is named.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     named = [str(index)]
@@ -180,13 +180,30 @@ def _handle(index: int) -> Any:
             "See `nas doctor` and CUDA_VISIBLE_DEVICES.",
         )
     try:
-        if named[0].isdigit():
-            return pynvml.nvmlDeviceGetHandleByIndex(int(named[0]))
-        return pynvml.nvmlDeviceGetHandleByUUID(named[0])
+        if not named[0].isdigit():
+            return pynvml.nvmlDeviceGetHandleByUUID(_whole_uuid(named[0]))
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(named[0]))
     except pynvml.NVMLError as error:
         raise MeasureError(
             f"the NVIDIA driver refuses GPU {named[0]} ({error}).", "See `nvidia-smi`."
         ) from None
+    current, _ = known(pynvml.nvmlDeviceGetMigMode, handle) or (0, 0)
+    if current == pynvml.NVML_DEVICE_MIG_ENABLE:
+        raise MeasureError(
+            f"GPU {named[0]} is divided by MIG: PyTorch sees a slice, the driver the whole board.",
+            "Name the slice in CUDA_VISIBLE_DEVICES; `nvidia-smi -L` lists them.",
+        )
+    return handle
+
+
+def _whole_uuid(name: str) -> str:
+    """The UUID that a name is, or the only one of a GPU that begins with it, as CUDA takes both."""
+    handles = [
+        known(pynvml.nvmlDeviceGetHandleByIndex, i) for i in range(pynvml.nvmlDeviceGetCount())
+    ]
+    uuids = [str(known(pynvml.nvmlDeviceGetUUID, handle)) for handle in handles]
+    begun = [uuid for uuid in uuids if uuid.startswith(name)]
+    return begun[0] if len(begun) == 1 else name
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class FakeNvml:
         counter_step_s: time between refreshes of the energy counter.
         unsupported: names of functions that this GPU does not have.
         reasons: bit mask of clock-event reasons.
+        mig: whether it is divided into slices.
     """
 
     now: Callable[[], float] = time.perf_counter
@@ -33,6 +34,7 @@ class FakeNvml:
     unsupported: tuple[str, ...] = ()
     reasons: int = 0
     count: int = 1
+    mig: int = 0
     clocks: tuple[int, int] = (1410, 1593)
     open: int = 0
     _energy: list[float] = field(default_factory=lambda: [0.0, 0.0])  # moment, mJ
@@ -68,6 +70,12 @@ class FakeNvml:
         if name != "GPU-abc":
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return 0
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:
+        return ("GPU-abc", "GPU-def")[handle]
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:
+        return self.mig, self.mig
 
     def nvmlDeviceGetName(self, handle: int) -> str:
         return "NVIDIA A100-SXM4-80GB"

@@ -129,6 +129,8 @@ def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         ("1,0", 0, 1),
         ("1", 0, 1),
         ("GPU-abc", 0, 0),
+        ("GPU-a", 0, 0),  # CUDA takes the beginning of a UUID
+        ("GPU-", 0, None),
         ("", 0, None),
         ("1", 1, None),
         ("GPU-x", 0, None),
@@ -146,6 +148,13 @@ def test_gpus_are_numbered_as_pytorch_does(
         with open_gpu(index) as gpu:
             assert gpu.handle == found
     assert fake.open == 0
+
+
+def test_a_divided_gpu_is_asked_for_its_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeNvml(mig=1).install(monkeypatch)
+    with pytest.raises(MeasureError, match="divided by MIG") as caught, open_gpu():
+        pass
+    assert "CUDA_VISIBLE_DEVICES" in caught.value.hint
 
 
 def test_a_watch_reads_before_during_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
