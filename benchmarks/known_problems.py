@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import math
+import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +23,8 @@ from search_spaces.choices import Choice, ChoiceSet, Genomes
 
 Floats = NDArray[np.float64]
 Values = dict[str, Floats]
+GZIP = b"\x1f\x8b"
+SEPARATORS = (",", "\t", ";")
 
 
 @dataclass(frozen=True)
@@ -79,19 +85,18 @@ def read_table(
         references: NAME=NUMBER, NAME=1.05*max or NAME=0.9*min, one an objective.
         known: objectives that a search may compute for free.
 
+    Rows that lack a figure are left out, and so are repetitions; both are said on stderr.
+
     Raises:
         UsageError: if a column, an objective or a reference is missing or makes no sense.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read ({error}).", "Give a CSV file in UTF-8.") from None
-    if not rows:
-        raise UsageError("the table is empty.")
-    codes = _column(rows, arch)
-    if len({len(code) for code in codes}) != 1 or not codes[0]:
-        raise UsageError(f"column {arch!r} holds strings of several lengths.")
+    directions = _directions(objectives)
+    rows = _rows(path, arch)
+    codes = _codes(_column(rows, arch), arch)
+    values = {name: _numbers(rows, name) for name in directions}
+    kept = _whole_and_once(codes, values)
+    codes = [codes[i] for i in kept]
+    values = {name: column[kept] for name, column in values.items()}
     letters = [sorted({code[g] for code in codes}) for g in range(len(codes[0]))]
     choices = ChoiceSet(
         tuple(
@@ -102,8 +107,6 @@ def read_table(
     genomes = np.array([[places[g][c] for g, c in enumerate(code)] for code in codes])
     packed = _packed(genomes)
     order = np.argsort(packed, kind="stable")
-    if len(np.unique(packed)) != len(genomes):
-        raise UsageError("the table names a network twice.", f"Look at its column {arch!r}.")
 
     def lookup(queried: Genomes) -> NDArray[np.int64]:
         wanted = _packed(queried)
@@ -111,15 +114,9 @@ def read_table(
         found: NDArray[np.int64] = np.where(packed[order[place]] == wanted, order[place], -1)
         return found
 
-    if any(text.count(":") != 1 for text in objectives) or any("=" not in r for r in references):
-        raise UsageError("an objective is NAME:max or NAME:min, a reference NAME=VALUE.")
-    directions = dict(text.split(":") for text in objectives)
-    if set(directions.values()) - {"max", "min"}:
-        raise UsageError("an objective is NAME:max or NAME:min.")
-    if len(directions) != len(objectives):
-        raise UsageError("an objective stands twice.", "Give each once.")
-    values = {name: _numbers(rows, name) for name in directions}
-    stated = dict(text.split("=", 1) for text in references)
+    if any("=" not in text for text in references):
+        raise UsageError("a reference is NAME=VALUE.")
+    stated = dict(text.rsplit("=", 1) for text in references)
     if set(stated) != set(directions) or set(known) - set(directions):
         raise UsageError("references and known costs must be those of the objectives.")
     features = [_feature(values[name]) for name in known]
@@ -152,6 +149,76 @@ def read_table(
     )
 
 
+def _directions(objectives: list[str]) -> dict[str, str]:
+    """Name -> `max` or `min`, of what was typed as NAME:max or NAME:min."""
+    if any(text.rpartition(":")[2] not in ("max", "min") for text in objectives):
+        raise UsageError("an objective is NAME:max or NAME:min.")
+    directions = dict(text.rsplit(":", 1) for text in objectives)
+    if len(directions) != len(objectives):
+        raise UsageError("an objective stands twice.", "Give each once.")
+    return directions
+
+
+def _rows(path: Path, arch: str) -> list[dict[str, str]]:
+    """The rows of a file, plain or gzipped, whose columns are parted by what its header shows."""
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if data[:2] == GZIP else data).decode("utf-8-sig")
+        head = text.partition("\n")[0]
+        between = next((c for c in SEPARATORS if arch in _named(head, c)), SEPARATORS[0])
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=between)
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+        found = list(rows)
+    except (UnicodeDecodeError, csv.Error, OSError, EOFError, zlib.error) as error:
+        raise UsageError(
+            f"{path} cannot be read ({error}).", "Give a CSV file in UTF-8, plain or gzipped."
+        ) from None
+    if not found:
+        raise UsageError("the table is empty.")
+    return found
+
+
+def _named(head: str, separator: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
+
+
+def _codes(texts: list[str], arch: str) -> list[str]:
+    """One string a row, all of one length; decimal ones that lost their zeros get them back."""
+    codes = [text.strip() for text in texts]
+    longest = max(map(len, codes))
+    short = sum(len(code) < longest for code in codes)
+    if short and all(code.isdecimal() for code in codes):
+        print(f"{short} numbers in {arch!r} get back their leading zeros", file=sys.stderr)
+        codes = [code.zfill(longest) for code in codes]
+    if len({len(code) for code in codes}) != 1 or not codes[0]:
+        raise UsageError(f"column {arch!r} holds strings of several lengths.")
+    return codes
+
+
+def _whole_and_once(codes: list[str], values: Values) -> NDArray[np.int64]:
+    """The rows that have all figures, each network's first one.
+
+    Raises:
+        UsageError: if there is none, or two rows of one network differ.
+    """
+    table = np.stack(list(values.values()), axis=1)
+    first: dict[str, int] = {}
+    for row in np.flatnonzero(np.isfinite(table).all(axis=1)).tolist():
+        before = first.setdefault(codes[row], row)
+        if (table[before] != table[row]).any():
+            raise UsageError(
+                f"the table has two rows of the network {codes[row]} that differ.", "Leave one out."
+            )
+    lacking = int((~np.isfinite(table).all(axis=1)).sum())
+    repeated = len(codes) - lacking - len(first)
+    for number, what in ((lacking, "without a finite figure"), (repeated, "that repeat one")):
+        if number:
+            print(f"{number} rows {what} are left out", file=sys.stderr)
+    if not first:
+        raise UsageError("no row of the table has all figures.")
+    return np.array(list(first.values()), dtype=np.int64)
+
+
 def _column(rows: list[dict[str, str]], name: str) -> list[str]:
     if name not in rows[0]:
         raise UsageError(f"the table has no column {name!r}.", f"It has {', '.join(rows[0])}.")
@@ -162,13 +229,12 @@ def _column(rows: list[dict[str, str]], name: str) -> list[str]:
 
 
 def _numbers(rows: list[dict[str, str]], name: str) -> Floats:
+    """A column as numbers, NaN where there is none."""
+    texts = _column(rows, name)
     try:
-        numbers = np.array(_column(rows, name), dtype=np.float64)
-    except (TypeError, ValueError):
-        numbers = np.array([np.nan])
-    if not np.isfinite(numbers).all():
-        raise UsageError(f"column {name!r} holds something that is no finite number.")
-    return numbers
+        return np.array([text.strip() or "nan" for text in texts], dtype=np.float64)
+    except ValueError:
+        raise UsageError(f"column {name!r} holds something that is no number.") from None
 
 
 def _feature(cost: Floats) -> Floats:
@@ -187,10 +253,6 @@ def _reference(text: str, values: Floats) -> float:
             raise ValueError
     except ValueError:
         raise UsageError(f"{text!r} is no reference.", "Write a number, or 1.05*max.") from None
-    if scale <= 0:
-        raise UsageError(
-            f"{text} is a multiple of {scale:g}, which is not above 0.", "Write a number."
-        )
     return multiple * scale
 
 

@@ -227,7 +227,7 @@ def run(given: argparse.Namespace) -> dict[str, dict[str, object]]:
     samplers, seeds = plan(given), seeds_of(given.seeds)
     goal_from = None if given.goal is None else goal_of(given.goal, samplers)
     known = read_problem(given)
-    blind = sorted(set(samplers) - {"guided", "random"})
+    blind = sorted(set(samplers) - {"guided"})
     if known.problem.listed is not None and blind:
         print(
             f"the table lacks combinations: {', '.join(blind)} may propose such, and the network "

@@ -20,6 +20,8 @@ MOST_LISTED = 100_000
 ROUND = 2_048
 MAX_ROUNDS = 8
 DESIGN_POOL = 4_096
+NEAREST = 12
+"""First number of the generator that draws these lots, used for no other."""
 RIVALS = 24
 """Genomes of a stratum that compete for one place of the design by their distance to it."""
 
@@ -179,11 +181,12 @@ class Candidates:
     ) -> NDArray[np.int64] | None:
         """Of a list, the feasible genome not in `seen` that has most genes of one; None if none is.
 
-        Of several as near the first one counts.
+        Of several as near a lot decides: a list may be sorted by what is sought.
         """
         every = self.every_feasible
         assert every is not None  # it is a list
-        for row in np.argsort((every != genome).sum(axis=1), kind="stable"):
+        lots = self.rng(NEAREST, *map(int, genome)).random(len(every))
+        for row in np.lexsort((lots, (every != genome).sum(axis=1))):
             if identity(every[row]) not in seen:
                 return np.asarray(every[row])
         return None

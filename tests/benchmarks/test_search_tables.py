@@ -10,9 +10,11 @@ import nb201_table
 import numpy as np
 import pytest
 import search_tables
+from known_problems import read_table
 
 from hw_profiles import registry
 from hw_profiles.op import Op
+from nas.engine.candidates import Candidates, enumerate_all
 from predictors.latency import latency_predictor
 
 
@@ -144,7 +146,8 @@ def test_three_objectives_none_known_for_free(monkeypatch, tmp_path, capsys):
         (["--evaluations", "0"], "1 or more"),
         (["--reference", "accuracy=best"], "no reference"),
         (["--objective", "accuracy"], "NAME:max"),
-        (["--objective", "arch:max", "--reference", "arch=1"], "no finite number"),
+        (["--objective", "arch:max", "--reference", "arch=1"], "is no number"),
+        (["--objective", "accurcy:max", "--reference", "accurcy=1"], "no column 'accurcy'"),
         (["--objective", "accuracy:min"], "stands twice"),
         (["--reference", "accuracy=nan"], "no reference"),
         (["--reference", "flops=-inf"], "no reference"),
@@ -161,12 +164,13 @@ def test_more_that_makes_no_sense_is_refused(monkeypatch, table, capsys, more, m
     ("content", "message"),
     [
         (b"accuracy,flops,arch\n1,2,ab\n2,3\n", "row 2 of the table has no arch"),
-        (b"arch,accuracy,flops\nab,60\n", "no finite number"),
-        (b"arch,accuracy,flops\nab,60,\n", "no finite number"),
-        (b"arch,accuracy,flops\nab,60,7\nab,61,7\n", "names a network twice"),
+        (b"arch,accuracy,flops\nab,60\n", "row 1 of the table has no flops"),
+        (b"arch,accuracy,flops\nab,60,\n", "no row of the table has all figures"),
+        (b"arch,accuracy,flops\nab,60,inf\n", "no row of the table has all figures"),
+        (b"arch,accuracy,flops\nab,60,7\nab,61,7\n", "two rows of the network ab that differ"),
         (b"arch,accuracy,flops\nab,60,7\na,61,7\n", "several lengths"),
         (b"arch,accuracy,flops\n", "is empty"),
-        (b"arch,accuracy,flops\nab,60,-7\nac,61,-5\n", "multiple of -5, which is not above 0"),
+        (b"\x1f\x8b\x08no gzip", "cannot be read"),
         (b"arch,accuracy,flops\n\xff\xfe", "cannot be read"),
     ],
 )
@@ -177,6 +181,64 @@ def test_a_table_that_is_none_gets_one_line(monkeypatch, tmp_path, capsys, conte
     shown = capsys.readouterr()
     assert message in shown.err
     assert shown.out == ""
+
+
+def test_a_table_is_read_however_it_is_written(monkeypatch, table, capsys):
+    """Packed, with tabs, with spaces, without leading zeros; with rows that say nothing new."""
+    lines = (table / "full.csv").read_text().splitlines()
+    codes = dict(zip("abcxy", "01201", strict=True))  # decimal, so that a reader may drop zeros
+    decimal = [lines[0], *("".join(codes.get(c, c) for c in line) for line in lines[1:])]
+    short = [decimal[0]]
+    for line in decimal[1:]:
+        code, figures = line.split(",", 1)
+        short.append(f"{int(code)},{figures}")
+    written = {
+        "plain.csv": "\n".join(decimal),
+        "tabs.tsv": "\n".join(decimal).replace(",", "\t"),
+        "semicolons.csv": "\n".join(decimal).replace(",", ";"),
+        "spaces.csv": "\n".join(decimal).replace(",", ", "),
+        "zeros.csv": "\n".join(short),
+        "more.csv": "\n".join([*decimal, decimal[5], decimal[7].rpartition(",")[0] + ","]),
+    }
+    more = ["--evaluations", "6,12", "--seeds", "1", "--samplers", "guided,nsga2"]
+    found = {}
+    for name, text in written.items():
+        (table / name).write_text(text)
+        assert run(monkeypatch, table / name, *more) == 0
+        found[name] = capsys.readouterr()
+    packed = table / "packed.csv.gz"
+    packed.write_bytes(gzip.compress(written["plain.csv"].encode()))
+    assert run(monkeypatch, packed, *more) == 0
+    assert {shown.out for shown in found.values()} == {capsys.readouterr().out}
+    assert "numbers in 'arch' get back their leading zeros" in found["zeros.csv"].err
+    assert "1 rows without a finite figure are left out" in found["more.csv"].err
+    assert "1 rows that repeat one are left out" in found["more.csv"].err
+
+
+def test_names_may_hold_the_signs_between_them(monkeypatch, table, capsys):
+    path = table / "full.csv"
+    path.write_text(path.read_text().replace("accuracy", "acc:top=1"))
+    given = ["search_tables.py", "--table", str(path), "--objective", "acc:top=1:max"]
+    given += ["--objective", "flops:min", "--reference", "acc:top=1=50", "--reference", "flops=60"]
+    given += ["--evaluations", "36", "--seeds", "1", "--samplers", "guided"]
+    monkeypatch.setattr(sys, "argv", given)
+    assert search_tables.main() == 0
+    assert json.loads(capsys.readouterr().out) == {"guided": {"36": pytest.approx(1.0)}}
+
+
+def test_of_networks_as_near_a_lot_stands_in_for_one_that_a_list_lacks(table):
+    """Not the first in the file, which may be sorted by what is sought."""
+    problem = read_table(
+        table / "sparse.csv", "arch", ["accuracy:max"], ["accuracy=50"], []
+    ).problem
+    every = enumerate_all(problem.choices)
+    missing = every[~problem.feasible(every)][0]
+    apart = (problem.listed != missing).sum(axis=1)
+    nearest = set(map(tuple, problem.listed[apart == apart.min()]))
+    assert len(nearest) > 1
+    drawn = [tuple(Candidates(problem, seed).nearest(missing, set())) for seed in range(50)]
+    assert set(drawn) == nearest
+    assert drawn[3] == tuple(Candidates(problem, 3).nearest(missing, set()))
 
 
 def test_a_table_with_a_byte_order_mark_and_genes_of_one_value(monkeypatch, tmp_path, capsys):
