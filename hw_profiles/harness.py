@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hw_profiles.errors import UsageError
+from hw_profiles.machine import this_cpu
 from hw_profiles.profile import RuntimeName
 
 #: Runtimes of each kind of device, the default first, and their native float types.
@@ -127,8 +128,9 @@ def require_harness(
     if held is None:
         known = ", ".join(NATIVES[kind])
         raise UsageError(f"{kind} is not profiled in {native!r}.", f"Choose one of {known}.")
-    if threads < 1:
-        raise UsageError(f"threads cannot be {threads}.", "Give 1 or more.")
+    cores = this_cpu().cores or threads
+    if not 1 <= threads <= max(cores, 1):
+        raise UsageError(f"threads cannot be {threads}.", f"Give 1 or more, and no more than the cores here, {cores}.")
     if flush_l2 and kind == "cpu":
         raise UsageError("--flush-l2 is for GPUs.", "Leave it out.")
     place = "cpu" if kind == "cpu" else f"cuda:{int(index or 0)}"

@@ -32,6 +32,7 @@ def search(
     workers: int = 1,
     executor: str = "local",
     time_s: float | None = None,
+    stop_when_flat: int | str | None = None,
     listener: Listener | None = None,
     **request: Any,
 ) -> Study:
@@ -53,6 +54,8 @@ def search(
         workers: candidates evaluated side by side.
         executor: where: `local` or `ray`.
         time_s: wall time after which no further trial is asked for, seconds.
+        stop_when_flat: trials that together must raise the hypervolume by more than 0.1 %, such as
+            30, or `"30:0.5%"` for another share.
         listener: called with an `Event` at each step.
         request: further fields of `nas.request.SearchRequest`: preset, data, objectives, seed,
             sampler, batch_size, schemes, supernet_seed, recipe (such as
@@ -77,21 +80,24 @@ def search(
     from nas import service
     from nas.events import silent
     from nas.request import RunOptions, SearchRequest
+    from nas.stop import parse_flat
 
     several = isinstance(budget, Sequence) and not isinstance(budget, str)
     budgets: tuple[Any, ...] = tuple(budget) if several else (budget,)
-    targets = (target,) if isinstance(target, str) else tuple(target)
+    listed = isinstance(target, Sequence) and not isinstance(target, str)
+    targets: tuple[Any, ...] = tuple(target) if listed else (target,)
     asked = SearchRequest(space=space, target=targets, budgets=budgets, trials=trials, **request)
     options = RunOptions(
         storage=storage,
         study=study,
-        out=Path(out),
+        out=Path(out) if isinstance(out, str) else out,
         train_time_s=train_time_s,
         retrain=retrain,
         export=export,
         workers=workers,
         executor=executor,
         time_s=time_s,
+        flat=None if stop_when_flat is None else parse_flat(str(stop_when_flat)),
     )
     return service.search(asked, options, listener or silent)
 

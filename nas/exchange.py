@@ -276,13 +276,13 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
 
     Raises:
         NotFoundError: if there is no such study.
+        UsageError: if the URL is none.
         StorageError: if the storage cannot be used, or has another study of that name.
     """
     import optuna
 
     study = open_study(name, storage)
-    if url.startswith("sqlite"):  # the scheme of another storage is Optuna's to read
-        require_kept(url)
+    require_kept(url)
     with open_database(storage, create=False) as database:
         setting = setting_of(Studies(database), study.record)
     verbosity = optuna.logging.get_verbosity()
@@ -306,9 +306,10 @@ def publish(name: str, url: str, storage: str = DEFAULT_STORAGE) -> list[str]:
     except NasError:
         raise
     except Exception as error:  # Optuna passes on what SQLAlchemy and the driver raise
+        said = first_line(getattr(error, "orig", None) or error).rstrip(".")
         raise StorageError(
-            f"the Optuna storage {hide_password(url)} cannot be used: {first_line(error)}.",
-            "Give a SQLAlchemy URL such as sqlite:///optuna.db.",
+            f"the Optuna storage {hide_password(url)} cannot be used: {said}.",
+            "Check that its server runs, and that the URL is right, such as sqlite:///optuna.db.",
         ) from None
     finally:
         optuna.logging.set_verbosity(verbosity)

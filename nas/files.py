@@ -15,6 +15,8 @@ def require_writable(path: Path, option: str) -> None:
     Raises:
         ExportError: naming the option that asked for it.
     """
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder.", f"Name a file for {option}.")
     try:
         for folder in path.parents:  # the nearest that is there; those below it will be made
             with suppress(FileNotFoundError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -86,8 +87,12 @@ class SearchRequest:
                         f"{each!r} among the {name} is no text.", "Write it in quotes."
                     )
         for name in ("trials", "seed", "batch_size", "supernet_seed"):
-            if not isinstance(asked := getattr(self, name), int):
-                raise UsageError(f"{name} must be a whole number, not {asked!r}.", "")
+            _require_type(self, name, int, "a whole number")
+        for name in ("space", "sampler", "preset", "data", "recipe", "init"):
+            _require_type(self, name, str, "text")
+        for each in self.targets:
+            if not isinstance(each, str):
+                raise UsageError(f"{each!r} is no target.", "Write its name in quotes.")
         parse_budgets(self.budgets, self.labels)
         objectives = [name for asked in self.objectives for name in self._on_targets(asked)]
         qualities = [name for name in self.objectives if name in METRICS]
@@ -223,6 +228,26 @@ class RunOptions:
     time_s: float | None = None
     flat: Flat | None = None
     measure_on: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("storage", "study", "executor", "measure_on"):
+            _require_type(self, name, str, "text")
+        _require_type(self, "out", Path, "a path")
+        _require_type(self, "workers", int, "a whole number")
+        for name in ("train_time_s", "time_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (
+                isinstance(seconds, int | float) and 0 < seconds < math.inf
+            ):
+                raise UsageError(f"{name} must be seconds above 0, not {seconds!r}.", "")
+
+
+def _require_type(asked: SearchRequest | RunOptions, name: str, kind: type, what: str) -> None:
+    """Refuse a field of another type than its own, None only where that is its default."""
+    value = getattr(asked, name)
+    default = type(asked).__dataclass_fields__[name].default
+    if not isinstance(value, kind) and not (value is None and default is None):
+        raise UsageError(f"{name} must be {what}, not {value!r}.", "")
 
 
 def refuse_mismatch(

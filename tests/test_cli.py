@@ -167,6 +167,8 @@ def test_a_prediction_s_counts_are_whole(run: Run) -> None:
         (("search", "--target", "a100", "--sampler", "cmaes"), 2, "ranks by one number"),
         (("train", "--seed", "-1"), 2, "from 0 to 4,294,967,295"),
         (("train", "--recipe", "sandwich:epochs=1", "--epochs", "2"), 2, "Leave one out"),
+        (("train", "--epochs", "99999999999999999999"), 2, "epochs"),
+        (("profile", "--out", "/tmp"), 1, "is a folder"),
         (("spaces", "--target", "a100"), 2, "--target needs the name of a space"),
         (("studies", "delete", "nothing", "--yes"), 4, "no studies"),
         (("predict", "--target", "a100", "--arch", "depth=3,depth=4"), 2, "stands twice"),

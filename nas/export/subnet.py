@@ -102,7 +102,7 @@ def load_config(folder: Path) -> SubnetConfig:
         ) from None
 
 
-def load_subnet(folder: str | os.PathLike[str]) -> nn.Module:
+def load_subnet(folder: str | os.PathLike[str] | None) -> nn.Module:
     """An exported subnet as a plain network with its own weights, in evaluation mode.
 
     The weights are those before quantization; the policy is applied in model.onnx.
@@ -111,8 +111,10 @@ def load_subnet(folder: str | os.PathLike[str]) -> nn.Module:
         folder: that `nas export` wrote.
 
     Raises:
-        CheckpointError: if a file is missing, truncated or of something else.
+        CheckpointError: if there is none, or a file is missing, truncated or of something else.
     """
+    if folder is None:  # what the row of a front that was not exported has
+        raise CheckpointError("this network was not exported.", "Do it with `nas export STUDY`.")
     place = Path(folder)
     return load_network(place, load_config(place))
 

@@ -15,6 +15,7 @@ from nas.events import Event
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.study import front_columns, is_maximised, judged_column
 from nas.target_names import split
+from nas.wording import clock
 
 BEST = 3
 RECENT = 20
@@ -137,9 +138,11 @@ class Standing:
     @property
     def seconds_left(self) -> float | None:
         """Until the last trial, at the recent pace; None while it is not known."""
-        if len(self._arrivals) < 2:
+        # Trials that were read at one look came one after another, nobody saw when.
+        first = next((i for i, at in enumerate(self._arrivals) if at > self._arrivals[0]), None)
+        if first is None:
             return None
-        pace = (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - 1)
+        pace = (self._arrivals[-1] - self._arrivals[0]) / (len(self._arrivals) - first)
         return max(self.total - self.done, 0) * pace
 
     def best(self) -> list[TrialRecord]:
@@ -157,7 +160,7 @@ class Standing:
         text += f", {seconds_text(self.seconds_each)} each"
         left = self.seconds_left
         if left is not None and self.done < self.total:
-            text += f", {_clock(left)} left"
+            text += f", {clock(left)} left"
         if self.partial:
             text += f", {self.partial} given up at first look"
             text += f" ({seconds_text(self.seconds_saved)} saved)"
@@ -202,9 +205,3 @@ def reference_point(record: StudyRecord, trials: Iterable[TrialRecord] = ()) -> 
 def seconds_text(value: float) -> str:
     """A duration to read."""
     return f"{value:.2f} s" if value < 9.95 else f"{value:.0f} s"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -163,7 +163,7 @@ def _parse(url: str) -> URL:
             "Write sqlite:///nas.db or postgresql://user:password@host/database "
             "(special characters of a password percent-encoded)."
         )
-        if url and "://" not in url:
+        if url and ":" not in url:
             hint = f"For a file write sqlite:///{hide_password(url)}."
         raise UsageError(f"{hide_password(url)!r} is not a database URL.", hint) from None
     if parsed.drivername in ("postgresql", "postgres"):
@@ -215,15 +215,18 @@ def _connect(parsed: URL, url: str) -> Engine:
             "Use sqlite:/// or postgresql://, or install the SQLAlchemy dialect.",
         ) from None
     except ImportError as error:
-        extra = "'frontier-nas[postgres]'" if error.name == "psycopg" else error.name
-        raise StorageError(
-            f"the driver of {hide_password(url)} is not installed.", f"pip install {extra}"
-        ) from None
+        hint = f"Install the package that has the module {error.name}."
+        if error.name == "psycopg":
+            hint = "pip install 'frontier-nas[postgres]'"
+        raise StorageError(f"the driver of {hide_password(url)} is not installed.", hint) from None
     except (ArgumentError, TypeError, ValueError):
-        raise UsageError(
-            f"{hide_password(url)} has options that its driver does not know.",
-            "Remove what follows the question mark.",
-        ) from None
+        if parsed.query:
+            text = "has options that its driver does not know."
+            hint = "Remove what follows the question mark."
+        else:
+            text = "is not as its driver takes it."
+            hint = "A file is sqlite:///nas.db, with three slashes, or four before a whole path."
+        raise UsageError(f"{hide_password(url)} {text}", hint) from None
     if parsed.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

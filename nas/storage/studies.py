@@ -97,10 +97,9 @@ class Studies(Holding):
             NotFoundError: there is none; the nearest names are given.
         """
         with self._database.read() as connection:
-            found = select_records(connection, StudyRecord, Study, Study.name == name)
-            if found:
-                return found[0]
             names = connection.execute(select(Study.name)).scalars().all()
+            if name in names:  # what is typed may not even be text that a database takes
+                return select_records(connection, StudyRecord, Study, Study.name == name)[0]
         raise nearest(name, names, "study")
 
     def list_studies(self) -> list[StudySummary]:

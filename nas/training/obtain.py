@@ -22,6 +22,7 @@ from nas.training.store import (
     supernet_fingerprint,
     user_store,
 )
+from nas.wording import clock
 from search_spaces.space import SearchSpace
 
 
@@ -160,8 +161,7 @@ def _line(p: Progress) -> str:
     known = "".join(f", {name} {p.metric.format(value)}" for name, value in p.qualities.items())
     left = ""
     if math.isfinite(p.seconds_left):
-        minutes, seconds = divmod(round(p.seconds_left), 60)
-        left = f", {minutes}:{seconds:02} left"
+        left = f", {clock(p.seconds_left)} left"
     stage = "" if p.stage == "all" else f" ({p.stage})"
     return f"epoch {p.epoch}/{p.epochs}{stage}, loss {p.loss:.3f}{known}{left}"
 

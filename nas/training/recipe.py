@@ -111,7 +111,7 @@ class Recipe(ABC):
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
     allowed: ClassVar[Mapping[str, Allowed]] = {
-        "epochs": FROM_ONE,
+        "epochs": Numbers(least=1, most=1e6),
         "examples_per_epoch": FROM_ONE,
         "batch_size": FROM_ONE,
         "accumulate": FROM_ONE,

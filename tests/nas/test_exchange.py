@@ -244,8 +244,10 @@ def test_a_study_is_published_to_optuna(place: Place) -> None:
     assert there.trials[6].state.name == "FAIL"
     front = {t.user_attrs["nas_trial"] for t in there.best_trials}
     assert front == {row.trial for row in place.full.front}
-    with pytest.raises(StorageError, match="cannot be used"):
+    with pytest.raises(StorageError, match=r"cannot be used: unable to open database file\."):
         publish("full", "sqlite:////proc/none/o.db", place.storage)
+    with pytest.raises(UsageError, match="is not a database URL"):
+        publish("full", "optuna.db", place.storage)
     optuna.create_study(storage=url, study_name="empty", directions=["minimize", "minimize"])
     with pytest.raises(StorageError, match="another study 'empty'"):
         publish("empty", url, place.storage)

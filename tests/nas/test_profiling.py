@@ -67,6 +67,12 @@ def test_networks_span_the_space_under_every_scheme() -> None:
     assert all(len(set(c.policy.values())) > 1 for c in candidates[3:])
 
 
+@pytest.mark.parametrize("threads", [0, -1, 100_000])
+def test_threads_are_those_that_there_are(threads: int) -> None:
+    with pytest.raises(UsageError, match="the cores here"):
+        require_harness("cpu", threads=threads)
+
+
 def test_profiles_of_other_runtimes_have_places_of_their_own() -> None:
     assert local_profile(harness=require_harness("cpu")) == local_profile()
     names = [

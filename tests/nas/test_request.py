@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nas
 from nas.data.metric import ACCURACY, BITS_PER_BYTE
 from nas.errors import NotFoundError, StudyMismatchError, UsageError
 from nas.request import SearchRequest, refuse_mismatch
@@ -63,6 +66,8 @@ def test_requests_round_trip_through_json(
         ({"budgets": (5,)}, UsageError),
         ({"trials": "7"}, UsageError),
         ({"seed": 0.5}, UsageError),
+        ({"preset": 3}, UsageError),
+        ({"recipe": 1.5}, UsageError),
     ],
 )
 def test_wrong_requests_are_refused(fields: dict[str, object], error: type[Exception]) -> None:
@@ -153,3 +158,26 @@ def test_objectives_follow_the_metric_of_the_data() -> None:
         loss.judged_by(BITS_PER_BYTE)
     with pytest.raises(UsageError, match="judged by bits_per_byte"):
         asked.judged_by(BITS_PER_BYTE)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"workers": 1.5},
+        {"out": None},
+        {"time_s": -1},
+        {"time_s": float("nan")},
+        {"train_time_s": 0},
+        {"train_time_s": "2m"},
+        {"storage": None},
+        {"study": 5},
+        {"target": None},
+        {"target": 7},
+        {"stop_when_flat": "soon"},
+    ],
+)
+def test_wrong_values_from_python_are_told_in_a_line(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        nas.search(**{"space": "vit", "target": "a100", **wrong})
+    (name,) = wrong
+    assert name.replace("_", "-") in str(caught.value).replace("_", "-")

@@ -69,6 +69,9 @@ def test_missing_files_are_refused(folder: Path) -> None:
         nas.load_subnet(folder)
     with pytest.raises(CheckpointError, match="cannot read"):
         nas.load_subnet(folder / "nowhere")
+    with pytest.raises(CheckpointError, match="was not exported") as caught:
+        nas.load_subnet(None)  # as a row of a front without files has it
+    assert "nas export" in caught.value.hint
 
 
 def test_foreign_weights_and_newer_formats_are_refused(folder: Path) -> None:

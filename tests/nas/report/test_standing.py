@@ -51,6 +51,17 @@ def test_lines_tell_pace_and_what_is_left() -> None:
     assert "1 failed" in standing.event().text
 
 
+def test_trials_that_are_read_together_tell_no_pace() -> None:
+    standing = Standing(STUDY, 40)
+    for number in range(3):
+        standing.add(trial(number, 0.5, 0.3), now=100.0)
+    assert standing.seconds_left is None
+    assert "left" not in standing.event().text
+    for number in range(3, 5):
+        standing.add(trial(number, 0.5, 0.3), now=120.0)
+    assert standing.seconds_left == 35 * 10.0
+
+
 def test_what_was_given_up_is_counted_with_what_it_saved() -> None:
     record = replace(STUDY, request={**STUDY.request, "n_validation": 4000})
     standing = Standing(record, 9, [*TRIALS, PARTIAL])

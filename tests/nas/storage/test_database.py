@@ -57,6 +57,7 @@ def test_sqlite_is_opened_to_lose_nothing(tmp_path: Path) -> None:
         ("sqlite:////dev/null/nas.db", "cannot be opened or created"),
         ("sqlite:////nonexistent-folder/nas.db", "cannot be opened or created"),
         ("sqlite:///nas.db?timeout=long", "options that its driver does not know"),
+        ("sqlite://nas.db", "is not as its driver takes it"),
     ],
 )
 def test_bad_urls(url: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +67,8 @@ def test_bad_urls(url: str, said: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_file_given_as_url_is_told_as_one() -> None:
     assert _refusal("runs/nas.db").hint == "For a file write sqlite:///runs/nas.db."
+    assert "three slashes" in _refusal("sqlite://nas.db").hint
+    assert _refusal("sqlite:").hint.startswith("Write sqlite:///nas.db or postgresql://")
 
 
 def test_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,8 @@ def test_unknown_study_gives_the_nearest_names(studies: Studies, new_study: NewS
     studies.create_study(new_study("vit-a100-5ms"))
     with pytest.raises(NotFoundError, match="Did you mean 'vit-a100-5ms'"):
         studies.find_study("vit-a100-6ms")
+    with pytest.raises(NotFoundError, match="study"):
+        studies.find_study("na\udcefve")  # not UTF-8, as a shell passes it
 
 
 def test_second_study_of_a_name_is_refused(studies: Studies, new_study: NewStudy) -> None:
