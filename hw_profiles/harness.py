@@ -130,7 +130,10 @@ def require_harness(
         raise UsageError(f"{kind} is not profiled in {native!r}.", f"Choose one of {known}.")
     cores = this_cpu().cores or threads
     if not 1 <= threads <= max(cores, 1):
-        raise UsageError(f"threads cannot be {threads}.", f"Give 1 or more, and no more than the cores here, {cores}.")
+        raise UsageError(
+            f"threads cannot be {threads}.",
+            f"Give 1 or more, and no more than the cores here, {cores}.",
+        )
     if flush_l2 and kind == "cpu":
         raise UsageError("--flush-l2 is for GPUs.", "Leave it out.")
     place = "cpu" if kind == "cpu" else f"cuda:{int(index or 0)}"
