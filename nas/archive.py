@@ -125,13 +125,15 @@ def list_studies(storage: str) -> list[dict[str, Any]]:
         return [
             {
                 "study": s.study.name,
-                "space": f"{s.study.space} ({s.study.preset})",
+                "space": s.study.space,
+                "preset": s.study.preset,
                 "target": s.study.target,
-                "budgets": ", ".join(map(str, s.study.budgets)) or "none",
+                "budgets": list(s.study.budgets),
+                "trials": s.trials,
                 # Imported ones may be more than were asked for.
-                "trials": f"{s.trials} of {max(s.trials, s.study.request['asked']['trials'])}",
-                "last active": f"{s.active_at:%Y-%m-%d %H:%M} UTC",
-                "run by": s.holder or "-",
+                "asked": max(s.trials, s.study.request["asked"]["trials"]),
+                "active_at": s.active_at.isoformat(timespec="seconds"),
+                "holder": s.holder,
             }
             for s in Studies(database).list_studies()
         ]

@@ -40,7 +40,7 @@ _PACKAGES = (
 def list_spaces() -> list[dict[str, Any]]:
     """Every registered space with its presets."""
     return [
-        {"space": name, "presets": ", ".join(presets), "what": title}
+        {"space": name, "presets": list(presets), "what": title}
         for name, (title, presets) in search_spaces.names().items()
     ]
 
@@ -49,6 +49,8 @@ def describe_space(
     name: str, preset: str | None, target: str | None, batch_size: int = 1
 ) -> dict[str, Any]:
     """Choices, exact number of architectures, and smallest, middle and largest ones.
+
+    Figures are plain numbers, in the units that their names say.
 
     Raises:
         NotFoundError: if there is no such space, preset or target.
@@ -69,26 +71,18 @@ def describe_space(
     for label, arch in named.items():
         ops = [op for _, op in space.workload(arch, batch_size)]
         row: dict[str, Any] = {
-            "": label,
-            "params": format_quantity("params", sum(op.params for op in ops)),
-            "MACs": format_quantity("macs", sum(op.op.macs for op in ops)),
+            "network": label,
+            "params": sum(op.params for op in ops),
+            "macs": sum(op.op.macs for op in ops),
         }
         if setting is not None:
-            costs = _costs(setting, arch, setting.profile.precisions[0])
-            row[f"latency on {setting.profile.name}"] = format_quantity(
-                "latency", costs["latency_ms"]
-            )
-            row["bound"] = format_quantity("latency", costs["latency_ms_upper"])
-            if "energy_mj" in costs:
-                row["energy"] = format_quantity("energy", costs["energy_mj"])
-                row["energy bound"] = format_quantity("energy", costs["energy_mj_upper"])
-            row["memory"] = format_quantity("memory", costs["memory_bytes"])
-        row["architecture"] = space.describe(arch)
-        shown.append(row)
+            row |= _costs(setting, arch, setting.profile.precisions[0])
+        shown.append({**row, "architecture": space.describe(arch)})
     return {
         "space": name,
         "preset": space.preset,
         "title": search_spaces.names()[name][0],
+        "target": None if setting is None else setting.profile.name,
         "architectures": space.choices.cardinality(),
         "choices": choices,
         "extremes": shown,
@@ -97,10 +91,9 @@ def describe_space(
 
 def _folded(space: SearchSpace) -> list[dict[str, Any]]:
     """The choices; those that differ by an index alone share a line."""
-    rows: dict[tuple[str, str], list[Choice]] = {}
+    rows: dict[tuple[str, tuple[Value, ...]], list[Choice]] = {}
     for choice in space.choices.choices:
-        values = ", ".join(map(str, choice.values))
-        rows.setdefault((re.sub(r"\d+", "*", choice.name), values), []).append(choice)
+        rows.setdefault((re.sub(r"\d+", "*", choice.name), choice.values), []).append(choice)
     shown = []
     for (_, values), alike in rows.items():
         conditions = {choice.active for choice in alike}
@@ -114,7 +107,7 @@ def _folded(space: SearchSpace) -> list[dict[str, Any]]:
             {
                 "choice": _pattern({choice.name for choice in alike}),
                 "times": len(alike),
-                "values": values,
+                "values": list(values),
                 "active": active,
             }
         )
@@ -166,7 +159,7 @@ def _unprofiled_row() -> dict[str, Any]:
         "target": THIS_CPU,
         "device": this_cpu().name,
         "runtime": "onnxruntime",
-        "precisions": "-",
+        "precisions": [],
         "source": "not profiled yet: `nas profile`, or the first search, does it",
         "error": "-",
         "energy": "-",
@@ -179,7 +172,7 @@ def _target_row(name: str, profile: DeviceProfile) -> dict[str, Any]:
         "target": name,
         "device": profile.device.name,
         "runtime": profile.runtime.name,
-        "precisions": ", ".join(profile.precisions),
+        "precisions": list(profile.precisions),
         "source": " and ".join(kinds) + (f" {profile.created}" if profile.created else ""),
         "error": _target_error(profile),
         "energy": _energy_cell(profile.energy),

@@ -560,6 +560,13 @@ def test_lookups(run: Run) -> None:
     assert "layers.*.ffn" in out
     code, out, _ = run("spaces", "vit", "--preset", "tiny", "--json")
     assert json.loads(out)["architectures"] == 3 * (8**12 + 8**13 + 8**14)
+    found = json.loads(run("spaces", "vit", "--target", "a100", "--json")[1])
+    small, _, large = found["extremes"]
+    assert 0 < small["params"] < large["params"]
+    assert 0 < large["latency_ms"] < large["latency_ms_upper"]
+    assert ["8", "16"] == [str(value) for value in found["choices"][0]["values"][:2]]
+    named = {row["target"]: row for row in json.loads(run("targets", "--json")[1])}
+    assert named["a100"]["precisions"][0] == "bf16"
     code, out, _ = run("targets")
     assert code == 0
     assert "a100" in out

@@ -8,7 +8,7 @@ import typer
 
 from nas.commands.options import AsJson, Storage, StudyName, require_options_after_verb
 from nas.paths import DEFAULT_STORAGE
-from nas.report.terminal import print_json, print_lines, print_rows
+from nas.report.terminal import print_json, print_lines, print_rows, print_studies
 
 studies = typer.Typer(help="List the studies of a database, or look into one.")
 
@@ -29,8 +29,7 @@ def list_studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) ->
     from nas import archive
 
     rows = archive.list_studies(storage)
-    none = "no studies yet: start one with `nas search`"
-    print_json(rows) if as_json else print_rows(rows, none)
+    print_json(rows) if as_json else print_studies(rows)
 
 
 @studies.command()

@@ -6,11 +6,13 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from nas.budget import format_quantity
 from nas.report.columns import Column, Table
 
 if TYPE_CHECKING:
@@ -50,8 +52,14 @@ def print_rows(rows: list[dict[str, Any]], empty: str) -> None:
         typer.echo(empty)
         return
     names = dict.fromkeys(name for row in rows for name in row)
-    texts = [{k: "-" if v is None else str(v) for k, v in row.items()} for row in rows]
+    texts = [{name: _cell(value) for name, value in row.items()} for row in rows]
     print_table(Table([Column(name, [text.get(name, "") for text in texts]) for name in names]))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
 
 
 # --- what the commands show ---------------------------------------------------------------------
@@ -82,7 +90,43 @@ def print_space(shown: Row) -> None:
     typer.echo(f"{shown['architectures']:,} distinct architectures\n")
     print_rows(shown["choices"], "no choices")
     typer.echo("")
-    print_rows(shown["extremes"], "")
+    print_rows([_extreme(row, shown["target"]) for row in shown["extremes"]], "")
+
+
+def _extreme(row: Row, target: str | None) -> dict[str, str]:
+    """One of a space's networks, its figures to read."""
+    titles = {
+        "params": ("params", "params"),
+        "macs": ("MACs", "macs"),
+        "latency_ms": (f"latency on {target}", "latency"),
+        "latency_ms_upper": ("bound", "latency"),
+        "energy_mj": ("energy", "energy"),
+        "energy_mj_upper": ("energy bound", "energy"),
+        "memory_bytes": ("memory", "memory"),
+    }
+    figures = {
+        title: format_quantity(quantity, row[name])
+        for name, (title, quantity) in titles.items()
+        if name in row
+    }
+    return {"": row["network"], **figures, "architecture": row["architecture"]}
+
+
+def print_studies(rows: list[dict[str, Any]]) -> None:
+    """The studies of a database; see `nas.archive.list_studies`."""
+    shown = [
+        {
+            "study": row["study"],
+            "space": f"{row['space']} ({row['preset']})",
+            "target": row["target"],
+            "budgets": row["budgets"] or "none",
+            "trials": f"{row['trials']} of {row['asked']}",
+            "last active": f"{datetime.fromisoformat(row['active_at']):%Y-%m-%d %H:%M} UTC",
+            "run by": row["holder"],
+        }
+        for row in rows
+    ]
+    print_rows(shown, "no studies yet: start one with `nas search`")
 
 
 def print_target(shown: Row) -> None:
