@@ -147,7 +147,7 @@ def test_a_gpu_with_tables_of_everything(world: dict[str, TimedGpu], tmp_path: P
 def test_products_of_inputs_quantized_before_have_that_pass_added(tmp_path: Path) -> None:
     table = _gemm(tmp_path, "a100_sxm", {"bfloat16": 1.0, "sq": 0.6})
     timed = read_timed_gpu(_sheet(tmp_path, "a100_sxm"), [table], "in tables of a test")
-    profile = _round_trip(profile_from_tables("mine", timed, steps=STEPS), tmp_path)
+    profile = _round_trip(profile_from_tables("mine", timed, steps=20), tmp_path)
     model = profile.op_model("linear", "int8")
     assert model is not None
     assert (model.form, model.provenance) == ("quantized_gemm", "derived")
