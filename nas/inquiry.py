@@ -27,7 +27,13 @@ from nas.setting import Setting
 from nas.storage.database import open_database
 from nas.storage.faults import hide_password
 from nas.storage.studies import Studies
-from nas.targets import THIS_CPU, added_targets, local_profile, resolve_target
+from nas.targets import (
+    THIS_CPU,
+    added_targets,
+    local_profile,
+    profiles_of_searches,
+    resolve_target,
+)
 from search_spaces.choices import Choice, Value
 from search_spaces.space import SearchSpace
 
@@ -65,7 +71,7 @@ def describe_space(
     middle = archs[int(np.argsort(params)[len(params) // 2])]
     setting = None
     if target is not None:
-        setting = Setting(space, resolve_target(target, batch_size), batch_size)
+        setting = Setting(space, resolve_target(target, batch_size, space=space), batch_size)
     shown = []
     named = {"smallest": space.smallest(), "middle": middle, "largest": space.largest()}
     for label, arch in named.items():
@@ -160,10 +166,20 @@ def _unprofiled_row() -> dict[str, Any]:
         "device": this_cpu().name,
         "runtime": "onnxruntime",
         "precisions": [],
-        "source": "not profiled yet: `nas profile`, or the first search, does it",
+        "source": _of_searches() or "not profiled yet: `nas profile`, or the first search, does it",
         "error": "-",
         "energy": "-",
     }
+
+
+def _of_searches() -> str:
+    """What searches measured of this machine, in words; empty where it is nothing."""
+    found = [path.stem.removeprefix(f"{THIS_CPU}-") for path in profiles_of_searches()]
+    return (
+        f"measured for {', '.join(found)} by a search; `nas profile` does it for all"
+        if found
+        else ""
+    )
 
 
 def _target_row(name: str, profile: DeviceProfile) -> dict[str, Any]:
@@ -297,7 +313,7 @@ def predict(
         UsageError: if the batch size is out of range.
     """
     space = search_spaces.get(name, preset)
-    setting = Setting(space, resolve_target(target, batch_size), batch_size)
+    setting = Setting(space, resolve_target(target, batch_size, space=space), batch_size)
     architecture = parse_architecture(space, arch)
     scheme = setting.profile.precisions[0] if scheme is None else scheme
     costs = _costs(setting, architecture, scheme)
@@ -416,7 +432,8 @@ def doctor(storage: str) -> dict[str, str]:
     shown["threads"] = f"OMP_NUM_THREADS={threads}" if threads else "all cores"
     profile = local_profile()
     shown["cache"] = str(cache_dir())
-    shown["cpu profile"] = str(profile) if profile.exists() else "none yet (`nas profile`)"
+    none = _of_searches() or "none yet (`nas profile`)"
+    shown["cpu profile"] = str(profile) if profile.exists() else none
     shown["storage"] = hide_password(storage)
     try:
         with open_database(storage, create=False) as database:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import search_spaces
 from hw_profiles import registry
 from hw_profiles.files import write_atomic
 from hw_profiles.harness import RUNTIMES, Harness
@@ -43,6 +44,13 @@ def local_profile(
     if batch_size != 1:
         parts.append(f"b{batch_size}")
     return cache_dir() / "profiles" / f"{'-'.join(parts)}.json"
+
+
+def profiles_of_searches() -> list[Path]:
+    """Where profiles of this machine are kept that searches made for their own space."""
+    own = tuple(f"{THIS_CPU}-{name}-" for name in search_spaces.names())
+    found = sorted(local_profile().parent.glob("*.json"))
+    return [path for path in found if path.name.startswith(own)]
 
 
 def require_target_name(name: str) -> None:
@@ -128,7 +136,8 @@ def resolve_target(
         name: of a device, `cpu`, or a path to a profile.
         batch_size: that this machine must have been measured at.
         make_cpu_profile: measures this machine where it has no profile yet.
-        space: whose networks this machine must have been measured on.
+        space: whose networks this machine must have been measured on, where it can be; else a
+            profile that a search made for them will do where there is no other.
 
     Raises:
         NotFoundError: if there is no such target, or this machine is not profiled and may not be.
@@ -140,7 +149,8 @@ def resolve_target(
     for path in dict.fromkeys([local_profile(batch_size), local_profile(batch_size, space)]):
         if path.exists():
             found = registry.load(THIS_CPU, {THIS_CPU: path})
-            if is_this_machine(found) and (space is None or _covers(found, space)):
+            enough = make_cpu_profile is None or space is None or _covers(found, space)
+            if is_this_machine(found) and enough:
                 return found
     if make_cpu_profile is None:
         hint = f"Make one with `nas profile --device cpu --batch-size {batch_size}`."

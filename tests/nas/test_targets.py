@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 import search_spaces
 from hw_profiles import registry
 from hw_profiles.harness import require_harness
+from hw_profiles.machine import this_cpu
 from hw_profiles.op import Op
 from hw_profiles.profile import (
     Anchor,
@@ -111,6 +112,20 @@ def test_cpu_without_a_profile_names_what_a_search_measured(tmp_path: Path) -> N
         targets.resolve_target("cpu")
     named = Path(caught.value.hint.rpartition(": ")[2])
     assert targets.resolve_target(str(named)).device.name == "Made Up"
+
+
+def test_what_a_search_measured_is_told_and_taken_for_its_own_space() -> None:
+    path = targets.local_profile(space=SPACE)
+    path.parent.mkdir(parents=True)
+    measured(1.0).model_copy(update={"device": this_cpu()}).save(path)
+    rows = {row["target"]: row for row in inquiry.list_targets()}
+    said = "measured for vit-digits by a search"
+    assert rows["cpu"]["source"].startswith(said)
+    assert inquiry.doctor("sqlite://")["cpu profile"].startswith(said)
+    assert inquiry.predict("vit", "digits", "cpu", "largest", None)["latency_ms"] > 0
+    assert inquiry.describe_space("vit", "digits", "cpu")["extremes"][0]["latency_ms"] > 0
+    with pytest.raises(NotFoundError, match="no profile yet"):
+        inquiry.predict("vit", "tiny", "cpu", "largest", None)
 
 
 def test_an_added_target_is_used_by_its_name(tmp_path: Path) -> None:
