@@ -35,6 +35,7 @@ from nas.commands.options import (
     WhenFlat,
     Workers,
     flat,
+    kept,
     refuse_without_name,
     seconds,
 )
@@ -406,20 +407,21 @@ def doctor(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
 
 # --- running ------------------------------------------------------------------------------------
 
-_running: list[str] = []
-"""The command that resumes the study that runs, for an interruption."""
-
 
 @contextmanager
 def _progress() -> Iterator[Listener]:
-    """Progress on stderr; the command that resumes the study that runs is kept."""
+    """Progress on stderr; what an interruption would leave is noted."""
     from nas.report.progress import progress
 
+    kept[:] = ["what was finished is kept."]
     with progress() as show:
 
         def listen(event: Event) -> None:
+            if event.stage == "train":
+                kept[:] = ["every finished epoch is kept: the same command goes on."]
             if event.stage == "study":
-                _running[:] = [event.text.rpartition("resume with: ")[2]]
+                resume_with = event.text.rpartition("resume with: ")[2]
+                kept[:] = ["every finished evaluation is kept.", f"resume with: {resume_with}"]
             show(event)
 
         yield listen
@@ -451,6 +453,11 @@ def main() -> None:
     from hw_profiles.errors import NasError
 
     _handle_signals()
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # numeric libraries abort there
+        print("error: the folder that this runs in is gone. Change to another.", file=sys.stderr)
+        raise SystemExit(1) from None
     if sys.stdout is None:  # closed by who called
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name need not be of the terminal's alphabet
@@ -463,9 +470,8 @@ def main() -> None:
     except _Interrupted as by:
         ended = "interrupted" if by.signal == signal.SIGINT else f"ended by {by.signal.name}"
         with suppress(OSError):  # of a terminal that is gone
-            print(f"\n{ended}; every finished evaluation is kept.", file=sys.stderr)
-            if _running:
-                print(f"resume with: {_running[0]}", file=sys.stderr)
+            first, *more = kept or [""]
+            print(f"\n{ended}{first and '; '}{first or '.'}", *more, sep="\n", file=sys.stderr)
             sys.stderr.flush()
         os._exit(128 + by.signal)  # threads of the numeric libraries must not hold the exit up
     except BrokenPipeError:

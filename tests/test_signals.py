@@ -87,7 +87,7 @@ def test_a_profile_outlives_its_terminal_under_nohup_and_leaves_nothing_behind(
     process.send_signal(signal.SIGTERM)  # as systemd does, and shells with SIGHUP
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "")
-    assert err.endswith("\nended by SIGTERM; every finished evaluation is kept.\n")
+    assert err.endswith("\nended by SIGTERM; nothing was written: measure again.\n")
     assert "Traceback" not in err
     assert not _lives(measuring)
     assert list((tmp_path / "tmp").glob("tmp*")) == []  # torch has a cache there too
@@ -116,8 +116,32 @@ def test_a_signal_is_one_line_and_its_own_exit_code(
     process.send_signal(by)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + by
-    assert (said + err).endswith(f"\n{says}; every finished evaluation is kept.\n")
+    assert (said + err).endswith(f"\n{says}.\n")
     assert "Traceback" not in err
+
+
+def test_a_search_that_is_only_watched_goes_on(begin: Begin, tmp_path: Path) -> None:
+    study = StudyRecord(
+        "s", "vit", "digits", "a100", "cudagraph", 1, "digits-hard", ["accuracy", "latency"], [],
+        0, "guided", {"asked": {"trials": 9}, "n_validation": 9}, "f", "d", "0.1.0",
+    )  # fmt: skip
+    with open_database(f"sqlite:///{tmp_path / 'nas.db'}") as database:
+        studies = Studies(database)
+        studies.claim(studies.create_study(study).id)
+        process = begin("-u", "-m", "cli", "studies", "watch", "s")
+        time.sleep(4)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "\ninterrupted; the search goes on.\n")
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    words = f"cd {tmp_path}/gone && rmdir {tmp_path}/gone && exec {sys.executable} -m cli studies"
+    done = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=False)
+    told = "error: the folder that this runs in is gone. Change to another.\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 def test_a_measuring_process_ends_with_the_one_that_started_it(begin: Begin) -> None:

@@ -10,6 +10,9 @@ import typer
 if TYPE_CHECKING:
     from nas.stop import Flat
 
+kept: list[str] = []
+"""What an interruption now would leave, and how to go on: lines for the user."""
+
 Storage = Annotated[
     str,
     typer.Option("--storage", envvar="NAS_STORAGE", help="Any SQLAlchemy URL.", show_envvar=True),

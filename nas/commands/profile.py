@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.commands.options import BatchSize, seconds, typed
+from nas.commands.options import BatchSize, kept, seconds, typed
 from nas.report.terminal import print_lines
 
 FromTable = Annotated[
@@ -76,6 +76,7 @@ def profile(
         _from_figures(tables or [], sheet, out)
         return
     harness = require_harness(device, runtime, native, threads, flush_l2)
+    kept[:] = ["nothing was written: measure again."]
     with progress() as listener:
         limit_s = seconds(time_limit) or 110.0
         path, lines = service.profile(harness, out, batch_size, space, limit_s, listener)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nas.commands.options import AsJson, Storage, StudyName, require_options_after_verb
+from nas.commands.options import AsJson, Storage, StudyName, kept, require_options_after_verb
 from nas.paths import DEFAULT_STORAGE
 from nas.report.terminal import print_json, print_lines, print_rows, print_studies
 
@@ -103,6 +103,7 @@ def watch(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
     from nas import watching
     from nas.report.progress import progress
 
+    kept[:] = ["the search goes on."]
     with progress() as listener:
         lines = watching.watch(study, storage, listener)
     print_lines(lines)
