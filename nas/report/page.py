@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hw_profiles.files import write_atomic
 from nas.budget import format_quantity
 from nas.errors import ExportError
 from nas.report.scene import RED, Group, Scene, scenes, title
@@ -57,9 +58,9 @@ def save_html(study: Study, space: SearchSpace, describe_policy: Any, path: Path
         row=2, col=1,
     )  # fmt: skip
     figure.update_layout(title=title(study), template="plotly_white", height=950)
+    page = figure.to_html(include_plotlyjs=True, full_html=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.write_html(path, include_plotlyjs=True, full_html=True)
+        write_atomic(path, page.encode())
     except OSError as error:
         raise ExportError(
             f"cannot write the page {path}: {error.strerror}.", "Choose another --out."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+from hw_profiles.files import write_atomic
 from nas.errors import ExportError
 from nas.report.scene import RED, Group, Scene, scenes, title
 from nas.study import Study
@@ -80,9 +82,10 @@ def save_figure(figure: Any, path: Path) -> None:
     Raises:
         ExportError: if the file cannot be written.
     """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        write_atomic(path, drawn.getvalue())
     except OSError as error:
         raise ExportError(
             f"cannot write the picture {path}: {error.strerror}.", "Choose another --out."

@@ -10,7 +10,7 @@ import numpy as np
 
 from nas.budget import format_quantity
 from nas.data.metric import METRICS, metric_of
-from nas.engine.pareto import Floats, hypervolume, minimised, non_dominated
+from nas.engine.pareto import Floats, Mask, hypervolume, minimised
 from nas.events import Event
 from nas.storage.records import StudyRecord, TrialRecord
 from nas.study import front_columns, is_maximised, judged_column
@@ -122,12 +122,12 @@ class Standing:
 
     def _widen(self, trial: TrialRecord) -> bool:
         """Put a trial on the front if it belongs there."""
-        points = np.concatenate([self._points, self._box.points([trial])])
-        kept = non_dominated(points, [False] * points.shape[1])
-        if not kept[-1]:
+        new, old = self._box.points([trial]), self._points
+        if _beats(old, new).any():
             return False
-        self._points = points[kept]
-        self.front = [t for t, keep in zip([*self.front, trial], kept, strict=True) if keep]
+        kept = ~_beats(new, old)
+        self._points = np.concatenate([old[kept], new])
+        self.front = [t for t, keep in zip(self.front, kept, strict=True) if keep] + [trial]
         return True
 
     @property
@@ -178,6 +178,14 @@ class Standing:
             value = self.metric.format(float(trial.quality or 0.0))
             detail.append(f"trial {trial.number}: {', '.join([value, *costs])}")
         return Event("search", text, self.done, max(self.total, self.done), tuple(detail))
+
+
+def _beats(a: Floats, b: Floats) -> Mask:
+    """Which rows of one beat those of the other, to be minimised, one of which is a single row.
+
+    Half the time of `non_dominated`, which a resumed study would ask once a trial.
+    """
+    return np.asarray((a <= b).all(axis=1) & (a < b).any(axis=1))
 
 
 #: The best value that there is; zero for everything else.
