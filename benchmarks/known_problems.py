@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import math
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,11 +165,11 @@ def _rows(path: Path, arch: str) -> list[dict[str, str]]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if data[:2] == GZIP else data).decode("utf-8-sig")
-        head = text.partition("\n")[0]
-        between = next((c for c in SEPARATORS if arch in _named(head, c)), SEPARATORS[0])
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=between)
-        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
-        found = list(rows)
+        heads = {c: next(_reader(text, c), []) for c in SEPARATORS}
+        between = max(SEPARATORS, key=lambda c: (arch in heads[c], len(heads[c])))
+        lines = _reader(text, between)
+        names = next(lines, [])
+        found = [dict(itertools.zip_longest(names, line[: len(names)])) for line in lines if line]
     except (UnicodeDecodeError, csv.Error, OSError, EOFError, zlib.error) as error:
         raise UsageError(
             f"{path} cannot be read ({error}).", "Give a CSV file in UTF-8, plain or gzipped."
@@ -178,13 +179,14 @@ def _rows(path: Path, arch: str) -> list[dict[str, str]]:
     return found
 
 
-def _named(head: str, separator: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
+def _reader(text: str, separator: str) -> Iterator[list[str]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    return ([cell.strip() for cell in line] for line in lines)
 
 
 def _codes(texts: list[str], arch: str) -> list[str]:
     """One string a row, all of one length; decimal ones that lost their zeros get them back."""
-    codes = [text.strip() for text in texts]
+    codes = texts
     longest = max(map(len, codes))
     short = sum(len(code) < longest for code in codes)
     if short and all(code.isdecimal() for code in codes):
@@ -232,7 +234,7 @@ def _numbers(rows: list[dict[str, str]], name: str) -> Floats:
     """A column as numbers, NaN where there is none."""
     texts = _column(rows, name)
     try:
-        return np.array([text.strip() or "nan" for text in texts], dtype=np.float64)
+        return np.array([text or "nan" for text in texts], dtype=np.float64)
     except ValueError:
         raise UsageError(f"column {name!r} holds something that is no number.") from None
 

@@ -128,11 +128,12 @@ def require_harness(
     if held is None:
         known = ", ".join(NATIVES[kind])
         raise UsageError(f"{kind} is not profiled in {native!r}.", f"Choose one of {known}.")
-    cores = this_cpu().cores or threads
-    if not 1 <= threads <= max(cores, 1):
+    if threads < 1:
+        raise UsageError(f"threads cannot be {threads}.", "Give 1 or more.")
+    cores = this_cpu().cores
+    if kind == "cpu" and cores is not None and threads > cores:
         raise UsageError(
-            f"threads cannot be {threads}.",
-            f"Give 1 or more, and no more than the cores here, {cores}.",
+            f"{threads} threads are more than the cores here.", f"Give {cores} at most."
         )
     if flush_l2 and kind == "cpu":
         raise UsageError("--flush-l2 is for GPUs.", "Leave it out.")

@@ -180,15 +180,16 @@ def _handle(index: int) -> Any:
             "See `nas doctor` and CUDA_VISIBLE_DEVICES.",
         )
     try:
-        if not named[0].isdigit():
-            return pynvml.nvmlDeviceGetHandleByUUID(_whole_uuid(named[0]))
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(named[0]))
+        if named[0].isdigit():
+            handle = pynvml.nvmlDeviceGetHandleByIndex(int(named[0]))
+        else:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(_whole_uuid(named[0]))
     except pynvml.NVMLError as error:
         raise MeasureError(
             f"the NVIDIA driver refuses GPU {named[0]} ({error}).", "See `nvidia-smi`."
         ) from None
     current, _ = known(pynvml.nvmlDeviceGetMigMode, handle) or (0, 0)
-    if current == pynvml.NVML_DEVICE_MIG_ENABLE:
+    if current == pynvml.NVML_DEVICE_MIG_ENABLE and not named[0].startswith("MIG-"):
         raise MeasureError(
             f"GPU {named[0]} is divided by MIG: PyTorch sees a slice, the driver the whole board.",
             "Name the slice in CUDA_VISIBLE_DEVICES; `nvidia-smi -L` lists them.",

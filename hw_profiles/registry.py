@@ -19,9 +19,8 @@ def shipped() -> dict[str, Path]:
     """
     folder = Path(str(files("hw_profiles"))) / "data"
     found = {path.stem: path for path in sorted(folder.glob("*.json"))}
-    for name, path in load_plugins("nas.devices").items():
-        found.setdefault(name, Path(path()))
-    return found
+    brought = load_plugins("nas.devices", found, called=True)
+    return found | {name: Path(path) for name, path in brought.items()}
 
 
 def load(name: str, more: dict[str, Path] | None = None) -> DeviceProfile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ def search(
 
     several = isinstance(budget, Sequence) and not isinstance(budget, str)
     budgets: tuple[Any, ...] = tuple(budget) if several else (budget,)
+    request = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in request.items()}
     listed = isinstance(target, Sequence) and not isinstance(target, str)
     targets: tuple[Any, ...] = tuple(target) if listed else (target,)
     asked = SearchRequest(space=space, target=targets, budgets=budgets, trials=trials, **request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ def require_writable(path: Path, option: str) -> None:
     Raises:
         ExportError: naming the option that asked for it.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ExportError(f"{path} is a folder.", f"Name a file for {option}.")
     try:
         for folder in path.parents:  # the nearest that is there; those below it will be made

@@ -31,7 +31,7 @@ from nas.targets import (
     THIS_CPU,
     added_targets,
     local_profile,
-    profiles_of_searches,
+    measured_by_searches,
     resolve_target,
 )
 from search_spaces.choices import Choice, Value
@@ -174,12 +174,8 @@ def _unprofiled_row() -> dict[str, Any]:
 
 def _of_searches() -> str:
     """What searches measured of this machine, in words; empty where it is nothing."""
-    found = [path.stem.removeprefix(f"{THIS_CPU}-") for path in profiles_of_searches()]
-    return (
-        f"measured for {', '.join(found)} by a search; `nas profile` does it for all"
-        if found
-        else ""
-    )
+    found = ", ".join(measured_by_searches())
+    return f"measured for {found} by a search; `nas profile` does it for all" if found else ""
 
 
 def _target_row(name: str, profile: DeviceProfile) -> dict[str, Any]:

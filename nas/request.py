@@ -246,7 +246,8 @@ def _require_type(asked: SearchRequest | RunOptions, name: str, kind: type, what
     """Refuse a field of another type than its own, None only where that is its default."""
     value = getattr(asked, name)
     default = type(asked).__dataclass_fields__[name].default
-    if not isinstance(value, kind) and not (value is None and default is None):
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    if not fits and not (value is None and default is None):
         raise UsageError(f"{name} must be {what}, not {value!r}.", "")
 
 

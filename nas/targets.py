@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
-import search_spaces
 from hw_profiles import registry
 from hw_profiles.files import write_atomic
 from hw_profiles.harness import RUNTIMES, Harness
@@ -46,11 +46,17 @@ def local_profile(
     return cache_dir() / "profiles" / f"{'-'.join(parts)}.json"
 
 
-def profiles_of_searches() -> list[Path]:
-    """Where profiles of this machine are kept that searches made for their own space."""
-    own = tuple(f"{THIS_CPU}-{name}-" for name in search_spaces.names())
-    found = sorted(local_profile().parent.glob("*.json"))
-    return [path for path in found if path.name.startswith(own)]
+def measured_by_searches() -> list[str]:
+    """Spaces, as `vit:digits`, that searches measured this machine for, each by itself."""
+    found: dict[str, None] = {}
+    for path in sorted(local_profile().parent.glob(f"{THIS_CPU}-*.json")):
+        with suppress(ProfileError):
+            profile = load_profile(path)
+            own = [f"{n.space}:{n.preset}" for n in profile.networks]
+            named = path.stem.startswith(tuple(f"{THIS_CPU}-{n.replace(':', '-')}" for n in own))
+            if named and is_this_machine(profile):
+                found |= dict.fromkeys(own)
+    return list(found)
 
 
 def require_target_name(name: str) -> None:

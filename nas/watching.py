@@ -49,8 +49,9 @@ def watch(
             holder = patiently(lambda: studies.holder(id_))
             since = newest
             new = patiently(lambda: studies.trials(id_, after_id=since))  # noqa: B023
+            now = time.monotonic()  # of the look: nobody saw when each arrived
             for trial in sorted(new, key=lambda t: t.id):
-                standing.add(trial, time.monotonic())
+                standing.add(trial, now)
                 newest = trial.id
             if new:
                 listener(standing.event())

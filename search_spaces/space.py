@@ -249,7 +249,7 @@ def _families() -> dict[str, _Family]:
     import search_spaces.vit  # registers itself
     import search_spaces.vit_resnas  # noqa: F401
 
-    load_plugins("nas.spaces")
+    load_plugins("nas.spaces", _FAMILIES)
     return _FAMILIES
 
 

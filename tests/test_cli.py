@@ -169,6 +169,7 @@ def test_a_prediction_s_counts_are_whole(run: Run) -> None:
         (("train", "--recipe", "sandwich:epochs=1", "--epochs", "2"), 2, "Leave one out"),
         (("train", "--epochs", "99999999999999999999"), 2, "epochs"),
         (("profile", "--out", "/tmp"), 1, "is a folder"),
+        ((*SEARCH, "--out", "x" * 300), 1, "cannot be written"),
         (("spaces", "--target", "a100"), 2, "--target needs the name of a space"),
         (("studies", "delete", "nothing", "--yes"), 4, "no studies"),
         (("predict", "--target", "a100", "--arch", "depth=3,depth=4"), 2, "stands twice"),

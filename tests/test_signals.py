@@ -15,7 +15,7 @@ import pytest
 
 from hw_profiles.runtimes import worker
 from nas.storage.database import open_database
-from nas.storage.records import StudyRecord
+from nas.storage.records import StudyRecord, TrialRecord
 from nas.storage.studies import Studies
 
 PROFILE = ("-m", "cli", "profile", "--space", "vit", "--time", "30m")
@@ -125,14 +125,21 @@ def test_a_search_that_is_only_watched_goes_on(begin: Begin, tmp_path: Path) -> 
         "s", "vit", "digits", "a100", "cudagraph", 1, "digits-hard", ["accuracy", "latency"], [],
         0, "guided", {"asked": {"trials": 9}, "n_validation": 9}, "f", "d", "0.1.0",
     )  # fmt: skip
+    trial = TrialRecord(
+        number=0, key="0", genome=(0,), architecture={}, policy={}, quality=0.5, latency_ms=1.0,
+        latency_ms_upper=1.0, memory_bytes=1, params=1, weight_bytes=1, macs=1, feasible=True,
+    )  # fmt: skip
     with open_database(f"sqlite:///{tmp_path / 'nas.db'}") as database:
         studies = Studies(database)
-        studies.claim(studies.create_study(study).id)
+        stored = studies.create_study(study).id
+        studies.claim(stored)
+        studies.add_trial(stored, trial)
         process = begin("-u", "-m", "cli", "studies", "watch", "s")
-        time.sleep(4)
-        assert process.poll() is None
+        assert process.stderr is not None
+        said = process.stderr.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
+    assert "trial 1 of 9" in said
     assert (process.returncode, err) == (130, "\ninterrupted; the search goes on.\n")
 
 

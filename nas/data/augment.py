@@ -12,6 +12,7 @@ from nas.errors import nearest
 
 PADDING = 8  # an image is padded by an eighth of its side: 4 pixels of 32, as usual for CIFAR
 FARTHEST_SHIFT = 10  # a waveform is shifted by a tenth of its length: 0.1 s of 1 s
+JITTER = 0.2  # of brightness in standard deviations, and of contrast as a ratio
 
 
 def augment(name: str, inputs: Tensor, generator: Generator) -> Tensor:
@@ -55,6 +56,16 @@ def crop_flip(images: Tensor, generator: Generator) -> Tensor:
     return cut.permute(0, 3, 1, 2).contiguous()
 
 
+def crop_flip_jitter(images: Tensor, generator: Generator) -> Tensor:
+    """`crop-flip`, then another brightness and contrast for each image."""
+    cut = crop_flip(images, generator)
+    drawn = torch.rand(2, len(cut), 1, 1, 1, generator=generator, device=cut.device) * 2 - 1
+    brightness, contrast = drawn * JITTER
+    mean = cut.mean(dim=(1, 2, 3), keepdim=True)
+    changed: Tensor = (cut - mean) * (1 + contrast) + mean + brightness
+    return changed
+
+
 def shift(waveforms: Tensor, generator: Generator) -> Tensor:
     """Each waveform earlier or later; silence fills the gap."""
     n, samples = waveforms.shape
@@ -68,5 +79,6 @@ def shift(waveforms: Tensor, generator: Generator) -> Tensor:
 AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "none": none,
     "crop-flip": crop_flip,
+    "crop-flip-jitter": crop_flip_jitter,
     "shift": shift,
 }

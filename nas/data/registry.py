@@ -56,7 +56,7 @@ def _loaders() -> dict[str, Registered]:
     import nas.data.pydoc
     import nas.data.vowels  # noqa: F401  # they register themselves
 
-    load_plugins("nas.datasets")
+    load_plugins("nas.datasets", _LOADERS)
     return _LOADERS
 
 

@@ -77,7 +77,7 @@ def _entries() -> dict[str, _Entry]:
     import nas.engine.mixnmatch
     import nas.engine.outer  # noqa: F401
 
-    load_plugins("nas.samplers")
+    load_plugins("nas.samplers", _SAMPLERS)
     return _SAMPLERS
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections import deque
 from typing import Any
 
@@ -41,6 +43,8 @@ def join() -> tuple[Any, bool]:
     import ray
 
     owned = not ray.is_initialized()
+    here = threading.current_thread() is threading.main_thread()
+    ended_by = signal.getsignal(signal.SIGTERM)
     try:
         if owned:
             ray.init(
@@ -55,6 +59,9 @@ def join() -> tuple[Any, bool]:
             "Check RAY_ADDRESS, and RAY_AUTH_TOKEN if the cluster asks for a token, or unset "
             "RAY_ADDRESS for a cluster on this machine.",
         ) from None
+    finally:
+        if here:  # Ray puts an exit of its own there, which skips ours
+            signal.signal(signal.SIGTERM, ended_by)
     return ray, owned
 
 

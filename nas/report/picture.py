@@ -77,13 +77,13 @@ def plain_log(axis: Any) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a Matplotlib figure as PNG.
+    """Write a Matplotlib figure, as PNG unless its name ends otherwise.
 
     Raises:
         ExportError: if the file cannot be written.
     """
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
+    figure.savefig(drawn, format=path.suffix[1:] or "png")
     try:
         write_atomic(path, drawn.getvalue())
     except OSError as error:

@@ -269,7 +269,7 @@ def register_recipe(name: str, title: str) -> Callable[[R], R]:
 def _known() -> dict[str, type[Recipe]]:
     for module in _OWN:
         import_module(f"nas.training.recipes.{module}")
-    load_plugins("nas.recipes")
+    load_plugins("nas.recipes", _RECIPES)
     return _RECIPES
 
 

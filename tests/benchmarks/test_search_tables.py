@@ -171,6 +171,7 @@ def test_more_that_makes_no_sense_is_refused(monkeypatch, table, capsys, more, m
         (b"arch,accuracy,flops\nab,60,7\na,61,7\n", "several lengths"),
         (b"arch,accuracy,flops\n", "is empty"),
         (b"\x1f\x8b\x08no gzip", "cannot be read"),
+        (b"code\taccuracy\tflops\nab\t60\t7\t8\n", "It has code, accuracy, flops."),
         (b"arch,accuracy,flops\n\xff\xfe", "cannot be read"),
     ],
 )
@@ -196,7 +197,8 @@ def test_a_table_is_read_however_it_is_written(monkeypatch, table, capsys):
         "plain.csv": "\n".join(decimal),
         "tabs.tsv": "\n".join(decimal).replace(",", "\t"),
         "semicolons.csv": "\n".join(decimal).replace(",", ";"),
-        "spaces.csv": "\n".join(decimal).replace(",", ", "),
+        "spaces.csv": "\r\n".join(decimal).replace(",", ", "),
+        "quoted.csv": "\n".join(decimal).replace("arch,", '"arch", ').replace("flops", '"flops"'),
         "zeros.csv": "\n".join(short),
         "more.csv": "\n".join([*decimal, decimal[5], decimal[7].rpartition(",")[0] + ","]),
     }

@@ -150,8 +150,13 @@ def test_gpus_are_numbered_as_pytorch_does(
     assert fake.open == 0
 
 
-def test_a_divided_gpu_is_asked_for_its_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("visible", [None, "0", "GPU-abc", "GPU-a"])
+def test_a_divided_gpu_is_asked_for_its_slice(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None
+) -> None:
     FakeNvml(mig=1).install(monkeypatch)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(MeasureError, match="divided by MIG") as caught, open_gpu():
         pass
     assert "CUDA_VISIBLE_DEVICES" in caught.value.hint

@@ -76,21 +76,32 @@ def test_each_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert load_plugins("made.other") == {}
 
 
+def test_names_of_the_program_s_own_stay_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "[shadow.group]\nvit = plugged:ONE\nnew = plugged:ONE\n", "ONE = object")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list(load_plugins("shadow.group", {"vit": None}, called=True)) == ["new"]
+    sys.modules.pop("plugged")
+
+
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
         ("gone", "No module named 'gone'"),
         ("plugged:gone", "module 'plugged' has no attribute 'gone'"),
         ("plugged", "division by zero"),
+        ("plugged:one", "no file"),
     ],
 )
 def test_one_that_cannot_be_loaded_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, says: str
 ) -> None:
-    install(tmp_path, f"[broken.group]\nmine = {entry}\n", "1 / 0" if "zero" in says else "")
+    module = "1 / 0" if entry == "plugged" else "def one():\n    raise OSError('no file')"
+    install(tmp_path, f"[broken.group]\nmine = {entry}\n", module)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(PluginError) as caught:
-        load_plugins("broken.group")
+        load_plugins("broken.group", called=True)
     sys.modules.pop("plugged", None)  # it was found, only what it should hold was not
     assert str(caught.value) == (
         f"plug-in mine of package plugged cannot be loaded: {says}. Update or uninstall it."

@@ -67,10 +67,9 @@ def test_networks_span_the_space_under_every_scheme() -> None:
     assert all(len(set(c.policy.values())) > 1 for c in candidates[3:])
 
 
-@pytest.mark.parametrize("threads", [0, -1, 100_000])
-def test_threads_are_those_that_there_are(threads: int) -> None:
-    with pytest.raises(UsageError, match="the cores here"):
-        require_harness("cpu", threads=threads)
+def test_threads_are_no_more_than_there_are_cores() -> None:
+    with pytest.raises(UsageError, match="100000 threads are more than the cores here"):
+        require_harness("cpu", threads=100_000)
 
 
 def test_profiles_of_other_runtimes_have_places_of_their_own() -> None:
@@ -80,7 +79,7 @@ def test_profiles_of_other_runtimes_have_places_of_their_own() -> None:
         for b, where in ((1, ("cuda:1",)), (8, ("cuda", "eager")), (1, ("cpu", "eager")))
     ]
     assert names == ["cuda1-cudagraph-bf16.json", "cuda0-eager-bf16-b8.json", "cpu-eager-fp32.json"]
-    assert local_profile(8, harness=require_harness("cpu", threads=8)).name == "cpu-t8-b8.json"
+    assert local_profile(8, harness=Harness(threads=8)).name == "cpu-t8-b8.json"
     flushed = require_harness("cuda", flush_l2=True)
     assert local_profile(harness=flushed).name == "cuda0-cudagraph-bf16-l2.json"
 

@@ -164,6 +164,7 @@ def test_objectives_follow_the_metric_of_the_data() -> None:
     "wrong",
     [
         {"workers": 1.5},
+        {"trials": True},
         {"out": None},
         {"time_s": -1},
         {"time_s": float("nan")},

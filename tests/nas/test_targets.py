@@ -119,13 +119,16 @@ def test_what_a_search_measured_is_told_and_taken_for_its_own_space() -> None:
     path.parent.mkdir(parents=True)
     measured(1.0).model_copy(update={"device": this_cpu()}).save(path)
     rows = {row["target"]: row for row in inquiry.list_targets()}
-    said = "measured for vit-digits by a search"
+    said = "measured for vit:digits by a search"
     assert rows["cpu"]["source"].startswith(said)
     assert inquiry.doctor("sqlite://")["cpu profile"].startswith(said)
     assert inquiry.predict("vit", "digits", "cpu", "largest", None)["latency_ms"] > 0
     assert inquiry.describe_space("vit", "digits", "cpu")["extremes"][0]["latency_ms"] > 0
     with pytest.raises(NotFoundError, match="no profile yet"):
         inquiry.predict("vit", "tiny", "cpu", "largest", None)
+    for other in (measured(1.0).to_json(), "{"):  # of another machine; damaged
+        path.write_text(other)
+        assert inquiry.doctor("sqlite://")["cpu profile"] == "none yet (`nas profile`)"
 
 
 def test_an_added_target_is_used_by_its_name(tmp_path: Path) -> None:

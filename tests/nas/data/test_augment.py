@@ -67,6 +67,18 @@ def test_crop_flip_draws_every_place_and_both_sides() -> None:
     assert places == {(row, column) for row in (3, 4, 5) for column in (2, 3, 4, 5)}
 
 
+def test_jitter_changes_brightness_and_contrast_of_each_image() -> None:
+    images = torch.randn(500, 3, 8, 8)
+    plain = augment("crop-flip", images, _generator())
+    changed = augment("crop-flip-jitter", images, _generator())
+    moved = (changed - plain).mean(dim=(1, 2, 3))
+    ratio = changed.flatten(1).std(dim=1) / plain.flatten(1).std(dim=1)
+    for drawn, centre in ((moved, 0.0), (ratio, 1.0)):
+        assert float((drawn - centre).abs().max()) <= 0.2 + 1e-5
+        assert float(drawn.std()) > 0.08
+        assert abs(float(drawn.mean()) - centre) < 0.03
+
+
 @given(samples=st.integers(1, 60), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_shift_keeps_the_order_and_fills_with_silence(samples: int, seed: int) -> None:

@@ -51,15 +51,6 @@ def test_lines_tell_pace_and_what_is_left() -> None:
     assert "1 failed" in standing.event().text
 
 
-def test_equal_trials_are_both_on_the_front_as_in_its_table() -> None:
-    standing = Standing(STUDY, 9)
-    for number in range(2):
-        standing.add(trial(number, 0.8, 0.3))
-    assert [t.number for t in standing.front] == [0, 1]
-    standing.add(trial(2, 0.8, 0.2))
-    assert [t.number for t in standing.front] == [2]
-
-
 def test_trials_that_are_read_together_tell_no_pace() -> None:
     standing = Standing(STUDY, 40)
     for number in range(3):
