@@ -110,7 +110,8 @@ def test_a_signal_is_one_line_and_its_own_exit_code(
     )  # fmt: skip
     with open_database(f"sqlite:///{tmp_path / 'nas.db'}") as database:
         Studies(database).create_study(study)
-    process = begin("-u", "-m", "cli", "studies", "delete", "s")
+    heard = ("env", "--default-signal=HUP")  # tests may be run under nohup themselves
+    process = begin("-u", "-m", "cli", "studies", "delete", "s", before=heard)
     assert process.stderr is not None
     said = process.stderr.read(1)  # it asks
     process.send_signal(by)
