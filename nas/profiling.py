@@ -197,7 +197,7 @@ def profile_device(
 def _too_short(time_limit_s: float) -> MeasureError:
     """The error of a machine that is too slow, or too busy, for the time allowed."""
     return MeasureError(
-        f"{time_limit_s:.0f} s were too short to measure anything on this machine.",
+        f"{time_limit_s:.0f} s were too short to measure enough on this machine.",
         f"Wait until it is less busy, or allow more: `nas profile --time "
         f"{np.ceil(5 * time_limit_s / 60):.0f}m`.",
     )

@@ -189,6 +189,8 @@ def gemm_model(
         form = quantized(product, stream(device, floor_ms, QUANTIZING_BYTES))
         source = f"{source if unseen else f'the product fitted: {source}'}{_PASS}"
         provenance = "derived"
+    elif GEMMS[precision][1] == 1.0:
+        source += _WHOLE
     return OpModel(
         kind="linear",
         precision=precision,
@@ -201,6 +203,7 @@ def gemm_model(
     )
 
 
+_WHOLE = " The times are of whole layers, each with the kernel that quantizes its activations."
 _PASS = (
     " Added to it, derived from the sheet and never timed: one fused kernel that quantizes each "
     "token's activations. The error is that of the product alone."

@@ -134,6 +134,7 @@ def test_a_gpu_with_tables_of_everything(world: dict[str, TimedGpu], tmp_path: P
     quantized = profile.op_model("linear", "fp8")
     assert quantized is not None
     assert quantized.provenance == "fitted"  # its rows are of layers that quantize their inputs
+    assert "whole layers" in quantized.source
     large = [Op("linear", (4096, 4096, 4096), "fp8")]
     whole = 0.6 * _true_ms("h200_sxm", 4096, 4096, 4096)
     np.testing.assert_allclose(OpTimes(profile).predict_ms(large), whole, rtol=0.3)
