@@ -470,9 +470,8 @@ def main() -> None:
     except _Interrupted as by:
         ended = "interrupted" if by.signal == signal.SIGINT else f"ended by {by.signal.name}"
         with suppress(OSError):  # of a terminal that is gone
-            first, *more = kept or [""]
-            print(f"\n{ended}{first and '; '}{first or '.'}", *more, sep="\n", file=sys.stderr)
-            sys.stderr.flush()
+            said = [f"{ended}; {kept[0]}", *kept[1:]] if kept else [f"{ended}."]
+            print("", *said, sep="\n", file=sys.stderr, flush=True)
         os._exit(128 + by.signal)  # threads of the numeric libraries must not hold the exit up
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -204,16 +204,19 @@ def _whole_and_once(codes: list[str], values: Values) -> NDArray[np.int64]:
         UsageError: if there is none, or two rows of one network differ.
     """
     table = np.stack(list(values.values()), axis=1)
+    whole = np.flatnonzero(np.isfinite(table).all(axis=1)).tolist()
     first: dict[str, int] = {}
-    for row in np.flatnonzero(np.isfinite(table).all(axis=1)).tolist():
+    for row in whole:
         before = first.setdefault(codes[row], row)
         if (table[before] != table[row]).any():
             raise UsageError(
                 f"the table has two rows of the network {codes[row]} that differ.", "Leave one out."
             )
-    lacking = int((~np.isfinite(table).all(axis=1)).sum())
-    repeated = len(codes) - lacking - len(first)
-    for number, what in ((lacking, "without a finite figure"), (repeated, "that repeat one")):
+    left_out = {
+        "without a finite figure": len(codes) - len(whole),
+        "that repeat one": len(whole) - len(first),
+    }
+    for what, number in left_out.items():
         if number:
             print(f"{number} rows {what} are left out", file=sys.stderr)
     if not first:

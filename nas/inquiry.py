@@ -428,8 +428,9 @@ def doctor(storage: str) -> dict[str, str]:
     shown["threads"] = f"OMP_NUM_THREADS={threads}" if threads else "all cores"
     profile = local_profile()
     shown["cache"] = str(cache_dir())
-    none = _of_searches() or "none yet (`nas profile`)"
-    shown["cpu profile"] = str(profile) if profile.exists() else none
+    shown["cpu profile"] = str(profile)
+    if not profile.exists():
+        shown["cpu profile"] = _of_searches() or "none yet (`nas profile`)"
     shown["storage"] = hide_password(storage)
     try:
         with open_database(storage, create=False) as database:
